@@ -1,0 +1,7 @@
+"""Classifiers read as energy-based models: JEM and NG-EBM in JAX/Flax.
+
+The pure parts (`energy`, `sgld`, `replay`, `losses`) need jax and nothing else;
+import them one by one: ``from ebmjax import sgld``.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Evaluation of a run: calibration, out-of-distribution, attacks, samples."""
