@@ -1,0 +1,59 @@
+"""The terms of the objectives. Lower is better, whatever the term.
+
+Per example where a term has examples; who calls it takes the mean.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ebmjax import energy
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log p(y | x) = E(x, y) - E(x).  [B, K], [B] -> [B], nats."""
+    return energy.joint_from_logits(logits, labels) - energy.from_logits(logits)
+
+
+def contrast(energy_data: jax.Array, energy_model: jax.Array) -> jax.Array:
+    """mean E(data) - mean E(model).  [B], [M] -> [].
+
+    With samples from the model its gradient is that of -log p (Grathwohl et
+    al., 2020, equation 2; for p(x) and p(x | y) alike); its value is not, and
+    hovers about zero while the chains keep up with the data.
+    """
+    return energy_data.mean() - energy_model.mean()
+
+
+def energy_variance(energies: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """mean (E - mean E)² over the batch of all devices.  [B] -> [].
+
+    The beta term of NG-EBM (Piland et al., 2023). Averaging each device's own
+    variance would be another loss, one that depends on the number of devices.
+    """
+    mean = energies.mean()
+    if axis_name is not None:
+        mean = lax.pmean(mean, axis_name)
+    return jnp.mean((energies - mean) ** 2)
+
+
+def gradient_norm(energy_fn: energy.EnergyFn, x: jax.Array) -> jax.Array:
+    """‖dE/dx‖₂, the approximate mass with its sign turned.  [B, ...] -> [B].
+
+    The gamma term of NG-EBM. See `steepest` for how it is differentiated.
+    """
+    return jax.jvp(energy_fn, (x,), (steepest(energy_fn, x),))[1]
+
+
+def steepest(energy_fn: energy.EnergyFn, x: jax.Array) -> jax.Array:
+    """v = g / ‖g‖ for g = dE/dx, held fixed; 0 where g is.  [B, ...] -> [B, ...].
+
+    ‖g‖ is the slope of E along v, and so is every first derivative of it: v is
+    the maximiser of ⟨v, g⟩ over unit vectors, so its own change adds nothing.
+    Hence the gradient of ‖g‖ costs reverse over forward, with no gradient of a
+    gradient, and is zero, not NaN, at g = 0.
+    """
+    g = -lax.stop_gradient(energy.score(energy_fn, x))
+    square = jnp.sum(g.reshape(len(x), -1) ** 2, axis=-1)
+    scale = jnp.where(square > 0, lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return g * scale.reshape(-1, *[1] * (x.ndim - 1))
