@@ -246,11 +246,14 @@ class Norm(nn.Module):
         if not train:
             return _channels(running_mean.value), _channels(running_var.value)
         count = x.size // x.shape[-1]
-        mean, square = x.mean(axis=(0, 1, 2)), (x**2).mean(axis=(0, 1, 2))
-        if self.axis_name is not None:
+        over_devices = self.axis_name is not None
+        mean = x.mean(axis=(0, 1, 2))
+        if over_devices:
             count *= lax.axis_size(self.axis_name)
-            mean, square = lax.pmean((mean, square), self.axis_name)
-        var = square - mean**2
+            mean = lax.pmean(mean, self.axis_name)
+        var = ((x - _channels(mean)) ** 2).mean(axis=(0, 1, 2))
+        if over_devices:
+            var = lax.pmean(var, self.axis_name)
         # PyTorch normalises by the biased variance and keeps the unbiased one.
         running_mean.value = 0.1 * running_mean.value + 0.9 * mean
         running_var.value = 0.1 * running_var.value + 0.9 * var * count / (count - 1)

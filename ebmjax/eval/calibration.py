@@ -63,7 +63,7 @@ def classwise_ece(
 ) -> float:
     """Mean over classes k of the ECE of p_k against [label = k].
 
-    Kull et al. (2019), equation 3. It sees all the probabilities, `ece` only
+    Kull et al. (2019). It sees all the probabilities, `ece` only
     the largest of each row.
     """
     probs, labels = _check_probs(probs, labels)

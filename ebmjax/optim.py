@@ -1,0 +1,59 @@
+"""Optimisers and learning rates, from optax."""
+
+import optax
+
+NAMES = ("adam", "adamw", "sgd")
+DECAYS = ("constant", "step", "cosine")
+
+
+def schedule(
+    learning_rate: float,
+    *,
+    num_steps: int,
+    warmup_steps: int = 0,
+    decay: str = "constant",
+    boundaries: tuple[int, ...] = (),
+    decay_factor: float = 0.3,
+) -> optax.Schedule:
+    """Step -> learning rate: linear warm-up from 0 at step 0, times a decay.
+
+    "step" multiplies by `decay_factor` at each of `boundaries` (steps);
+    "cosine" falls to 0 at `num_steps`.
+    """
+    decays = {
+        "constant": optax.constant_schedule(learning_rate),
+        "step": optax.piecewise_constant_schedule(
+            learning_rate, {step: decay_factor for step in boundaries}
+        ),
+        "cosine": optax.cosine_decay_schedule(learning_rate, num_steps),
+    }
+    after = decays[decay]
+    if not warmup_steps:
+        return after
+    ramp = optax.linear_schedule(0.0, 1.0, warmup_steps)
+    return lambda step: ramp(step) * after(step)
+
+
+def optimizer(
+    name: str,
+    learning_rate: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    momentum: float = 0.9,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """"adam" and "sgd" decay weights by L2 in the gradient, as PyTorch's do;
+    "adamw" decouples it. `clip_norm` bounds the gradient's global norm, if > 0.
+    """
+    l2 = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    optimizers = {
+        "adam": lambda: optax.chain(l2, optax.adam(learning_rate, b1, b2)),
+        "adamw": lambda: optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay),
+        "sgd": lambda: optax.chain(l2, optax.sgd(learning_rate, momentum)),
+    }
+    chosen = optimizers[name]()
+    if not clip_norm:
+        return chosen
+    return optax.chain(optax.clip_by_global_norm(clip_norm), chosen)
