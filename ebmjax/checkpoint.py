@@ -5,7 +5,6 @@ A checkpoint holds a `step.TrainState` and a small dictionary of the host's
 [D, N/D, ...], and dealt anew when the number of devices has changed.
 """
 
-import json
 import logging
 from typing import Any
 
