@@ -91,6 +91,7 @@ def default() -> ml_collections.ConfigDict:
     c.eval.checkpoint = "last"  # or "best", by validation accuracy
     c.eval.ema = False  # evaluate the averaged parameters
     c.eval.num_bins = 15  # of calibration errors
+    c.eval.noise_std = 0.0  # classify noised test images too; the papers: 0.03
     return c
 
 
