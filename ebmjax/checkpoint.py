@@ -1,10 +1,11 @@
 """Saving and restoring training states with orbax: asynchronous and atomic.
 
 A checkpoint holds a `step.TrainState` and a small dictionary of the host's
-(means not yet logged, recoveries so far). Chains are stored as they lie,
-[D, N/D, ...], and dealt anew when the number of devices has changed.
+(sums not yet logged, names of classes). Chains are stored as they lie on the
+devices, [D, N/D, ...], and dealt anew when the number of devices has changed.
 """
 
+import functools
 import logging
 from typing import Any
 
@@ -18,6 +19,7 @@ from ebmjax import parallel, replay
 from ebmjax.step import AXES, TrainState
 
 FOLDER = "checkpoints"
+MODEL = ("step", "recoveries", "params", "stats", "ema", "chains")  # no optimiser
 
 
 def manager(
@@ -27,18 +29,26 @@ def manager(
     # A relative path fails only later, in orbax's background thread.
     folder = epath.Path(workdir).resolve() / FOLDER
     best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics["accuracy"],
-        n=keep_best,
-        keep_checkpoints_without_metrics=False,
+        get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False
     )
     keep = policies.AnyPreservationPolicy([policies.LatestN(keep_last), best])
     options = ocp.CheckpointManagerOptions(
         preservation_policy=None if read_only else keep,
-        best_fn=lambda metrics: metrics["accuracy"],
+        best_fn=_accuracy,
+        save_interval_steps=0 if read_only else 1,
+        create=not read_only,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
     )
-    return ocp.CheckpointManager(folder, options=options)
+    handlers = {
+        "state": ocp.PyTreeCheckpointHandler(),
+        "host": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+def _accuracy(metrics):
+    return metrics["accuracy"]
 
 
 def save(
@@ -50,70 +60,113 @@ def save(
 ) -> None:
     """Starts saving; returns when `state` may be donated."""
     args = ocp.args.Composite(
-        state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)
+        state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(host)
     )
     checkpoints.save(step, args=args, metrics=metrics)
 
 
+def restore_latest(
+    checkpoints: ocp.CheckpointManager, like: TrainState, *, num_blocks: int
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest state that can be read, and the host's part; None if none is there.
+
+    A damaged checkpoint is named in the log and passed over. Raises ValueError if
+    none can be read, or if the stored state is not `restore`'s `like`.
+    """
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    for step in steps:
+        check_alike(checkpoints, step, like)
+        try:
+            return restore(checkpoints, step, like, num_blocks=num_blocks)
+        except Exception as error:  # tensorstore and orbax raise many kinds
+            reason = str(error).splitlines()[0][:200]
+            logging.warning("checkpoint %d cannot be read: %s", step, reason)
+    if steps:
+        raise ValueError(
+            f"none of the checkpoints in {checkpoints.directory} can be read: start"
+            " in another workdir, or delete this one"
+        )
+    return None
+
+
 def restore(
-    checkpoints: ocp.CheckpointManager,
-    step: int,
-    like: TrainState,
-    *,
-    num_blocks: int,
+    checkpoints: ocp.CheckpointManager, step: int, like: TrainState, *, num_blocks: int
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state saved at `step`, placed on today's devices.
 
-    `like` gives shapes and dtypes (arrays, or jax.ShapeDtypeStruct). Raises
-    ValueError if the stored state has others. Class-conditional chains lie in
-    `num_blocks` blocks of equal size on each device.
+    `like` gives shapes and dtypes. Class-conditional chains lie in `num_blocks`
+    blocks of equal size on each device.
     """
-    stored = checkpoints.item_metadata(step)["state"]
-    target = _with_shardings(like)
-    redeal = like.chains is not None
-    if redeal:
-        shape = tuple(stored["chains"]["samples"].shape)
-        redeal = shape != like.chains.samples.shape
-    if redeal:
-        everywhere = jax.NamedSharding(parallel.mesh(), jax.P())
-        chains = jax.ShapeDtypeStruct(
-            shape, like.chains.samples.dtype, sharding=everywhere
-        )
-        target = target.replace(chains=replay.Buffer(chains))
-    args = ocp.args.Composite(
-        state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore()
+    target = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        like,
+        parallel.shardings(like, AXES),
     )
-    restored = checkpoints.restore(step, args=args)
-    state = restored["state"]
-    if redeal:
-        samples = deal(
-            np.asarray(state.chains.samples), len(like.chains.samples), num_blocks
-        )
-        if samples.shape != like.chains.samples.shape:
-            raise ValueError(
-                f"the checkpoint has chains {shape}, the config"
-                f" {like.chains.samples.shape}: config.sgld.buffer_size must stay"
+    if like.chains is not None:
+        stored = checkpoints.item_metadata(step)["state"].tree["chains"]["samples"]
+        if stored.shape != like.chains.samples.shape:
+            everywhere = jax.NamedSharding(parallel.mesh(), jax.P())
+            chains = jax.ShapeDtypeStruct(
+                stored.shape, stored.dtype, sharding=everywhere
             )
-        logging.info("chains re-dealt from %d devices to %d", shape[0], len(samples))
+            target = target.replace(chains=replay.Buffer(chains))
+    args = ocp.args.PyTreeRestore(
+        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)
+    )
+    restored = checkpoints.restore(
+        step, args=ocp.args.Composite(state=args, host=ocp.args.JsonRestore())
+    )
+    state = restored["state"]
+    if target.chains is not None and target.chains.samples.sharding.is_fully_replicated:
+        samples = np.asarray(state.chains.samples)
+        num_devices = len(like.chains.samples)
+        logging.info("dealing chains of %d devices to %d", len(samples), num_devices)
+        samples = deal(samples, num_devices, num_blocks)
         state = state.replace(chains=parallel.place(replay.Buffer(samples), 0))
     return state, restored["host"]
+
+
+def restore_model(
+    checkpoints: ocp.CheckpointManager, step: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `MODEL` names, as NumPy arrays, and the host's part; on any devices."""
+    stored = checkpoints.item_metadata(step)["state"].tree
+    target = {name: stored[name] for name in MODEL}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    state = ocp.args.PyTreeRestore(target, restore_args=as_numpy, partial_restore=True)
+    args = ocp.args.Composite(state=state, host=ocp.args.JsonRestore())
+    restored = checkpoints.restore(step, args=args)
+    return restored["state"], restored["host"]
+
+
+def check_alike(
+    checkpoints: ocp.CheckpointManager, step: int, like: TrainState
+) -> None:
+    """Raises ValueError, naming the first difference, if a state of other shapes is
+    stored. How chains are spread over devices is not one."""
+    stored = _shapes(checkpoints.item_metadata(step)["state"].tree)
+    wanted = _shapes(ocp.utils.serialize_tree(like, keep_empty_nodes=True))
+    for name in sorted(stored.keys() | wanted.keys()):
+        before, now = stored.get(name), wanted.get(name)
+        if name == "chains/samples" and before and now:
+            before, now = ((s[0] * s[1], *s[2:]) for s in (before, now))
+        if before != now:
+            raise ValueError(
+                f"{checkpoints.directory} has another model: its {name} is"
+                f" {before or 'absent'}, the config's {now or 'absent'};"
+                " choose another workdir"
+            )
 
 
 def deal(samples: np.ndarray, num_devices: int, num_blocks: int) -> np.ndarray:
     """[D, N/D, ...] -> [D', N/D', ...], every chain staying in its class's block."""
     shape = samples.shape[2:]
     blocks = samples.reshape(len(samples), num_blocks, -1, *shape).swapaxes(0, 1)
-    if blocks[0, :, :, ...].size and (blocks.shape[1] * blocks.shape[2]) % num_devices:
-        raise ValueError(
-            f"{samples.shape[0] * samples.shape[1]} chains in {num_blocks} blocks do"
-            f" not divide over {num_devices} devices"
-        )
     dealt = blocks.reshape(num_blocks, num_devices, -1, *shape).swapaxes(0, 1)
     return dealt.reshape(num_devices, -1, *shape)
 
 
-def _with_shardings(like):
-    shardings = parallel.shardings(like, AXES)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings
-    )
+def _shapes(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {name(path): tuple(leaf.shape) for path, leaf in leaves}

@@ -24,6 +24,7 @@ class Network(NamedTuple):
     init: Callable  # (key, x) -> params, stats
     apply: Callable  # (params, stats, x) -> logits
     train: Callable  # (params, stats, x, key) -> logits, stats
+    features: Callable  # (params, stats, x) -> what enters the last layer, [B, F]
     separable: bool  # do an example's training logits depend on it alone?
 
 
@@ -47,7 +48,13 @@ def network(module: nn.Module) -> Network:
         )
         return logits, new.get("stats", stats)
 
-    return Network(init, apply, train, getattr(module, "norm", None) != "batch")
+    def features(params, stats, x):
+        variables = {"params": params, "stats": stats}
+        _, sown = module.apply(variables, x, mutable=["intermediates"])
+        return sown["intermediates"]["features"][0]
+
+    separable = getattr(module, "norm", None) != "batch"
+    return Network(init, apply, train, features, separable)
 
 
 class WideResNet(nn.Module):
@@ -86,9 +93,9 @@ class WideResNet(nn.Module):
                     name=f"layer{group + 1}_{i}",
                 )(x, train)
         x = Norm(self.norm, self.axis_name, name="norm")(x, train)
-        x = nn.leaky_relu(x, self.leak).astype(jnp.float32)
+        x = nn.leaky_relu(x, self.leak)
         # The official 8x8 average pool is a global one at 32x32 images.
-        return Dense(self.num_classes, name="head")(x.mean(axis=(1, 2)))
+        return _head(self, x.astype(jnp.float32).mean(axis=(1, 2)))
 
 
 class Block(nn.Module):
@@ -139,8 +146,7 @@ class ConvNet(nn.Module):
             name = f"conv{i + 1}"
             x = Conv(features, stride=1 + i % 2, dtype=self.dtype, name=name)(x)
             x = nn.silu(x)
-        x = x.reshape(len(x), -1).astype(jnp.float32)
-        return Dense(self.num_classes, name="head")(x)
+        return _head(self, x.reshape(len(x), -1))
 
 
 class MLP(nn.Module):
@@ -156,7 +162,14 @@ class MLP(nn.Module):
         x = x.reshape(len(x), -1)
         for i, features in enumerate(self.features):
             x = nn.silu(Dense(features, dtype=self.dtype, name=f"dense{i + 1}")(x))
-        return Dense(self.num_classes, name="head")(x.astype(jnp.float32))
+        return _head(self, x)
+
+
+def _head(module, features):
+    """features [B, F] -> logits [B, K], in float32 whatever came before."""
+    features = features.astype(jnp.float32)
+    module.sow("intermediates", "features", features)  # for `Network.features`
+    return Dense(module.num_classes, name="head")(features)
 
 
 def _torch_init(fan_in: int) -> Callable:

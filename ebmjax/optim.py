@@ -44,8 +44,8 @@ def optimizer(
     momentum: float = 0.9,
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """"adam" and "sgd" decay weights by L2 in the gradient, as PyTorch's do;
-    "adamw" decouples it. `clip_norm` bounds the gradient's global norm, if > 0.
+    """One of `NAMES`. "adam" and "sgd" decay weights by L2 in the gradient, as
+    PyTorch's do; "adamw" decouples it. `clip_norm` > 0 bounds the gradient's norm.
     """
     l2 = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
     optimizers = {

@@ -1,0 +1,77 @@
+"""A function of a batch, over any number of examples, on all devices."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from ebmjax import augment, models, parallel
+
+
+def program(fn: Callable, *, method: str = "shard_map") -> Callable:
+    """Compiles `fn(variables, key, *xs) -> tree of [b, ...]` for `over_batches`.
+
+    Each device sees its own b examples and its own key.
+    """
+
+    def on_device(variables, key, xs, axis_name):
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+        out = fn(variables, key, *xs)
+        # Every host gets the whole batch: there is nothing to collect later.
+        return jax.tree.map(lambda y: lax.all_gather(y, axis_name, tiled=True), out)
+
+    in_axes = (None, None, 0)
+    return parallel.spmd(on_device, in_axes=in_axes, out_axes=None, method=method)
+
+
+def over_batches(
+    program: Callable,
+    variables: Any,
+    *arrays: np.ndarray,
+    batch_size: int,
+    key: jax.Array | None = None,
+    progress: Callable = lambda batches: batches,
+) -> Any:
+    """The results for all of `arrays` [N, ...], as NumPy [N, ...].
+
+    Each example is computed once; the last batch is filled up with zeros, whose
+    results are dropped, so that there is one shape to compile. `batch_size` is
+    rounded up to what divides over the devices; `progress` wraps the iteration.
+    """
+    num = len(arrays[0])
+    if not num or any(len(x) != num for x in arrays):
+        lengths = [len(x) for x in arrays]
+        raise ValueError(f"arrays must be equally long and not empty, not {lengths}")
+    num_devices = jax.device_count()
+    batch_size = -(-min(batch_size, num) // num_devices) * num_devices
+    key = parallel.place(jax.random.key(0) if key is None else key)
+
+    results, running = [], None
+    for i in progress(range(-(-num // batch_size))):
+        part = tuple(_cut(x, i * batch_size, batch_size) for x in arrays)
+        part = parallel.place(parallel.split(part), 0)
+        out = program(variables, jax.random.fold_in(key, i), part)
+        if running is not None:  # fetched while the next one is computed
+            results.append(jax.device_get(running))
+        running = out
+    results.append(jax.device_get(running))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *results)
+
+
+def _cut(x, start, size):
+    part = np.asarray(x[start : start + size])
+    return np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))
+
+
+def to_unit(x: jax.Array) -> jax.Array:
+    """Images as the network takes them: uint8 is scaled to [-1, 1]."""
+    return augment.to_unit(x) if x.dtype == np.uint8 else x
+
+
+@functools.cache
+def logits(network: models.Network, method: str = "shard_map") -> Callable:
+    """A `program` of images: (params, stats) -> logits [N, K]."""
+    return program(lambda v, key, x: network.apply(*v, to_unit(x)), method=method)
