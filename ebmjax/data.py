@@ -1,8 +1,8 @@
 """Image data sets as NumPy arrays in memory, and the order they are visited in.
 
-Data sets go by their tensorflow-datasets (TFDS) names. What TFDS prepared is read
-without TensorFlow, be it array_record or TFRecord, and never downloaded from here but by
-`python -m ebmjax.data NAME`. "digits" comes with scikit-learn and needs no preparation.
+Data sets go by their tensorflow-datasets (TFDS) names. What TFDS prepared, be it
+array_record or TFRecord, is read without TensorFlow. Nothing is downloaded but by
+`python -m ebmjax.data NAME`. "digits" comes with scikit-learn: it is always there.
 """
 
 import argparse
@@ -57,16 +57,19 @@ def load(name, *, data_dir=None, num_valid=5_000, split_seed=1234) -> Splits:
         class_names = tuple("0123456789")
     else:
         builder = _find(name, data_dir)
+        label = dict(builder.info.features).get("label")
+        class_names = tuple(getattr(label, "names", ()))
+        if not class_names:
+            raise ValueError(f"{name} has no class labels, 'label': {label}")
         train, test = _read(builder, "train"), _read(builder, "test")
-        label = builder.info.features.get("label")
-        class_names = tuple(getattr(label, "names", None) or ())
     for part in (train, test):
         if not np.all((part.label >= 0) & (part.label < len(class_names))):
             raise ValueError(f"{name} has images without one of its class labels")
     num = len(train.label)
     if not 0 <= num_valid < num:
         raise ValueError(
-            f"num_valid={num_valid} does not leave any of {num} images to train on"
+            f"num_valid must be from 0 to {num - 1}, not {num_valid}: {name} has {num} "
+            "images to train on"
         )
     held_out = np.zeros(num, bool)
     held_out[np.random.default_rng(split_seed).permutation(num)[:num_valid]] = True
@@ -82,11 +85,12 @@ def load_split(
     are none. A path starts with / . or ~ or ends in .npz:
       x.npz     "image" (or "x"), uint8 [N, H, W] or [N, H, W, C]; "label" (or "y"),
                 int [N], may be missing
-      a folder  all image files below it, in the order of their names, no labels
+      a folder  all image files below it, in the order of their names, no labels; in
+                colour unless `channels` says otherwise
     `size` and `channels` do what `resize` does, image by image, so that pictures of
     any size can be read and large ones never stand in memory together.
     """
-    size = _pair(size)
+    size = _check(size, channels)
     if name.endswith(".npz"):
         dataset = _npz(pathlib.Path(name).expanduser())
     elif name.startswith(("/", ".", "~")):
@@ -105,28 +109,32 @@ def resize(image, size, channels) -> np.ndarray:
 
     Images are cropped about the centre to the proportions of `size`, then scaled
     with Pillow's antialiased bilinear filter. Grey is repeated to make RGB, and RGB
-    becomes grey by luma.
+    becomes grey by luma. Raises ValueError unless `channels` is 1, 3 or 4.
     """
-    size = _pair(size)
+    size = _check(size, channels)
     if image.shape[1:] == (*size, channels):
         return image
     pairs = ((_pixels(x, size, channels), -1) for x in image)
     return _collect(pairs, len(image), "the array").image
 
 
-def class_subset(dataset, labels_per_class, num_classes, seed) -> Dataset:
-    """`labels_per_class` examples of each class, drawn by `seed`, in their old order."""
+def labelled_indices(label, labels_per_class, num_classes, seed) -> np.ndarray:
+    """Where `labels_per_class` examples of each class stand, drawn by `seed`.
+
+    label [N] -> int32 [labels_per_class * num_classes], ascending. Raises ValueError
+    for a class that has fewer.
+    """
     rng = np.random.default_rng(seed)
     chosen = []
-    for label in range(num_classes):
-        members = np.flatnonzero(dataset.label == label)
+    for k in range(num_classes):
+        members = np.flatnonzero(label == k)
         if len(members) < labels_per_class:
             raise ValueError(
-                f"class {label} has {len(members)} examples, "
-                f"labels_per_class={labels_per_class} asks for more"
+                f"labels_per_class={labels_per_class} asks for more than the "
+                f"{len(members)} examples of class {k}"
             )
         chosen.append(rng.permutation(members)[:labels_per_class])
-    return dataset.take(np.sort(np.concatenate(chosen)))
+    return np.sort(np.concatenate(chosen)).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=4)  # a few streams, each in one epoch at a time
@@ -179,19 +187,18 @@ def _digits(split) -> Dataset:
     """1,797 digits [8, 8, 1]; "test" is the same 36 of each class every time."""
     from sklearn.datasets import load_digits  # a second to import; only needed here
 
+    if split not in ("train", "test"):
+        raise ValueError(f"digits has no split {split!r}, but train and test")
     x, y = load_digits(return_X_y=True)
     image = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    index = Dataset(np.arange(len(y)), y)
-    in_test = np.isin(index.image, class_subset(index, 36, 10, seed=0).image)
-    if split not in ("train", "test"):
-        raise ValueError(f"Unknown split {split!r} of digits: it has train and test")
+    in_test = np.isin(np.arange(len(y)), labelled_indices(y, 36, 10, seed=0))
     return Dataset(image, y.astype(np.int32)).take(in_test == (split == "test"))
 
 
 def _npz(path) -> Dataset:
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        with open(path, "rb") as file, np.load(file) as archive:
+            arrays = dict(archive)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise OSError(f"{path} cannot be read as .npz: {error}") from error
     image = arrays.get("image", arrays.get("x"))
@@ -223,7 +230,10 @@ def _folder(path, size, channels) -> Dataset:
     return _collect(pairs(), len(files), path)
 
 
-def _pair(size):
+def _check(size, channels):
+    """`size` as a pair, or None."""
+    if channels not in (None, *_MODES):
+        raise ValueError(f"channels must be 1, 3 or 4, not {channels}")
     return (size, size) if isinstance(size, int) else size
 
 
@@ -270,21 +280,25 @@ def _builder(name, data_dir):
     known = tfds.list_builders(with_community_datasets=False)
     if dataset not in known and not os.path.isdir(os.path.join(data_dir, dataset)):
         names = ["digits", *known]
-        nearest = difflib.get_close_matches(dataset.lower(), names, 1, cutoff=0)[0]
-        raise ValueError(f"no data set is called {name!r}; the nearest is {nearest!r}")
+        nearest = difflib.get_close_matches(dataset.lower(), names, cutoff=0)
+        raise ValueError(
+            f"no data set is called {name!r}; the nearest are {', '.join(nearest)}"
+        )
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         return None
+    except (AssertionError, ValueError) as error:  # an unknown version or config
+        raise ValueError(f"TFDS has no {name!r}: {_first_line(error)}") from error
+
+
+def _first_line(error) -> str:
+    return str(error).splitlines()[0]
 
 
 def _data_dir(data_dir) -> str:
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.expanduser(data_dir or default)
-
-
-def _command(name, data_dir) -> str:
-    return f"`python -m ebmjax.data {name} --data_dir={data_dir}`"
 
 
 def _find(name, data_dir):
@@ -293,9 +307,9 @@ def _find(name, data_dir):
     builder = _builder(name, data_dir)
     if builder is None or not builder.info.splits:
         raise FileNotFoundError(
-            f"{name} is not prepared in {data_dir}: run {_command(name, data_dir)} "
-            "where there is a network, or set data_dir (or TFDS_DATA_DIR) to the "
-            "directory that holds it"
+            f"{name} is not prepared in {data_dir}: run `python -m ebmjax.data {name} "
+            f"--data_dir={data_dir}` where there is a network, or set data_dir (or "
+            "TFDS_DATA_DIR) to the directory that holds it"
         )
     return builder
 
@@ -303,32 +317,34 @@ def _find(name, data_dir):
 def _read(builder, split, size=None, channels=None) -> Dataset:
     """A split, or a slice of one, in its order on disk."""
     info, name = builder.info, builder.info.full_name
-    feature = info.features.get("image")
+    feature = dict(info.features).get("image")
     if feature is None or feature.np_dtype != np.uint8 or len(feature.shape) != 3:
-        raise ValueError(f"{name} has no uint8 'image' [H, W, C], but {info.features}")
+        raise ValueError(f"{name} has no uint8 'image' [H, W, C], but {feature}")
     records = _RECORDS.get(info.file_format.value)
     if records is None:
         raise ValueError(
             f"{name} lies there as {info.file_format.value}, which is not "
             f"one of {', '.join(_RECORDS)}"
         )
+    try:
+        part = info.splits[split]
+    except ValueError as error:
+        raise ValueError(f"{name}: {_first_line(error)}") from error
     channels = channels or feature.shape[-1]
-    shards = info.splits[split].file_instructions
 
     def pairs():
-        for shard in shards:
+        for shard in part.file_instructions:
             try:
                 for record in records(shard):
                     image, label = _example(record, feature.shape)
                     yield _pixels(image, size, channels), label
             except _DAMAGE as error:
-                again = _command(info.name, builder.data_dir_root)
                 raise OSError(
                     f"{shard.filename} is damaged or incomplete ({error}): delete its "
-                    f"directory and run {again}"
+                    f"folder and prepare {name} anew"
                 ) from error
 
-    return _collect(pairs(), info.splits[split].num_examples, name)
+    return _collect(pairs(), part.num_examples, name)
 
 
 def _example(record, shape):
@@ -347,10 +363,10 @@ def _example(record, shape):
 def _array_record(shard) -> Iterator[bytes]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    with ArrayRecordDataSource([shard]) as source:
-        for start in range(0, len(source), _CHUNK):
-            stop = min(start + _CHUNK, len(source))
-            yield from source.__getitems__(range(start, stop))
+    source = ArrayRecordDataSource([shard])  # not `with`: its exit fails on damage
+    for start in range(0, len(source), _CHUNK):
+        stop = min(start + _CHUNK, len(source))
+        yield from source.__getitems__(range(start, stop))
 
 
 def _tfrecord(shard) -> Iterator[bytes]:
@@ -378,6 +394,8 @@ _RECORDS = {"array_record": _array_record, "tfrecord": _tfrecord}
 def prepare(name, data_dir=None) -> str:
     """Downloads a TFDS data set and prepares it as array_record.  -> its directory."""
     builder = _builder(name, _data_dir(data_dir))
+    if builder is None:
+        raise ValueError(f"{name} is an empty folder, and no data set that TFDS knows")
     if not builder.info.splits:
         if importlib.util.find_spec("tensorflow") is None:
             raise ImportError(
