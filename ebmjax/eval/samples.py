@@ -1,0 +1,68 @@
+"""What has the model learnt?  Chains, and what it finds likely, for looking at.
+
+Pictures are selected by index, so that who shows one can say how it was chosen.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebmjax import sgld
+
+
+class Chains(NamedTuple):
+    x: jax.Array  # [B, ...], where the chains end; not clipped
+    energy: jax.Array  # [B, S + 1], from the start to the end
+
+
+def chains(
+    key: jax.Array,
+    energy_fn: Callable[[jax.Array], jax.Array],
+    start: jax.Array,
+    *,
+    num_steps: int,
+    step_size: float,
+    noise_std: float,
+) -> Chains:
+    """`num_steps` (S) SGLD steps from `start` [B, ...], with their energies."""
+    sampler = sgld.sgld(energy_fn, step_size=step_size, noise_std=noise_std)
+    state, info = sgld.run(key, sampler, sampler.init(start), num_steps)
+    last = energy_fn(state.position)[None]
+    return Chains(state.position, jnp.concatenate([info.energy, last]).T)
+
+
+def extremes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the `count` largest, and of as many smallest, both from the
+    extreme inwards.  [N] -> two [count]; fewer if N is."""
+    order = np.argsort(scores, kind="stable")
+    return order[::-1][:count], order[:count]
+
+
+def extremes_per_class(
+    scores: np.ndarray, labels: np.ndarray, count: int
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """`extremes` among the examples of each label that occurs.  [N], [N]."""
+    found = {}
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        best, worst = extremes(scores[members], count)
+        found[int(label)] = members[best], members[worst]
+    return found
+
+
+def nearest(x: np.ndarray, train: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` training images nearest to each of x, in L2.
+
+    x [N, ...], train [M, ...], in the same units (uint8 or float) -> [N, count].
+    A sample that has a near double among them was learnt by heart.
+    """
+    x = x.reshape(len(x), -1).astype(np.float32)
+    squares = []
+    for part in np.array_split(train, max(1, train.size // 2**24)):  # 64 MiB each
+        part = part.reshape(len(part), -1).astype(np.float32)
+        # ‖x‖² is the same for all of a row and left out.
+        squares.append(np.sum(part**2, axis=-1)[None] - 2 * x @ part.T)
+    return np.argsort(np.concatenate(squares, axis=1), axis=1, kind="stable")[:, :count]

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebmjax import sgld
+from ebmjax.eval import samples
+
+
+def energy(x):
+    return 0.5 * jnp.sum(x**2, axis=(1, 2, 3))
+
+
+def test_chains_without_noise_shrink_and_their_energy_with_them():
+    start = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
+    found = samples.chains(
+        jax.random.key(1), energy, start, num_steps=5, step_size=0.5, noise_std=0.0
+    )
+    np.testing.assert_allclose(found.x, start / 2**5, rtol=1e-5)
+    factors = 4.0 ** -np.arange(6)
+    np.testing.assert_allclose(
+        found.energy, energy(start)[:, None] * factors[None], rtol=1e-5
+    )
+
+
+def test_chains_are_those_of_sgld():
+    start = jnp.ones((3, 2, 2, 1))
+    sampler = sgld.sgld(energy, step_size=0.1, noise_std=0.2)
+    state, _ = sgld.run(jax.random.key(1), sampler, sampler.init(start), 4)
+    found = samples.chains(
+        jax.random.key(1), energy, start, num_steps=4, step_size=0.1, noise_std=0.2
+    )
+    np.testing.assert_allclose(found.x, state.position, rtol=1e-6)
+
+
+def test_extremes_come_from_the_outside_in():
+    best, worst = samples.extremes(np.array([3.0, 1.0, 4.0, 1.5, 9.0]), 2)
+    np.testing.assert_array_equal(best, [4, 2])
+    np.testing.assert_array_equal(worst, [1, 3])
+    best, worst = samples.extremes(np.array([1.0, 2.0]), 5)
+    np.testing.assert_array_equal(best, [1, 0])
+
+
+def test_extremes_per_class_stay_in_their_class():
+    found = samples.extremes_per_class(
+        np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.0]), np.array([0, 0, 2, 2, 2, 0]), 2
+    )
+    assert set(found) == {0, 2}
+    np.testing.assert_array_equal(found[0], [[0, 5], [1, 5]])
+    np.testing.assert_array_equal(found[2], [[4, 2], [3, 2]])
+
+
+def test_nearest_against_all_distances():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (4, 3, 3, 1)).astype(np.uint8)
+    train = rng.integers(0, 256, (50, 3, 3, 1)).astype(np.uint8)
+    difference = x[:, None].astype(float) - train[None]
+    expected = np.argsort(np.sum(difference**2, axis=(2, 3, 4)), axis=1)[:, :6]
+    np.testing.assert_array_equal(samples.nearest(x, train, 6), expected)
+    np.testing.assert_array_equal(samples.nearest(train[7:9], train, 1), [[7], [8]])
