@@ -6,11 +6,13 @@ axis [D], one slice each) or are the same everywhere (None: no device axis).
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = "device"
 METHODS = ("shard_map", "pmap")
@@ -109,6 +111,24 @@ def check_divides(what: str, size: int) -> None:
             f"a {what} of {size} does not divide over {num_devices} devices"
             f" ({num_processes} processes): choose a multiple of {num_devices}"
         )
+
+
+def start(*, cpu_devices: int = 0, batch_size: int = 1) -> None:
+    """Fixes the number of devices that a CPU counts as; call it before all else.
+
+    One device uses two cores badly, two use them well. 0 is one a core, at most
+    8, and as many as `batch_size` divides over. Accelerators are not concerned.
+    """
+    cores = min(len(os.sched_getaffinity(0)), 8)
+    fitting = [n for n in range(1, cores + 1) if batch_size % n == 0]
+    jax.config.update("jax_num_cpu_devices", cpu_devices or fitting[-1])
+
+
+def agreed_to_stop(step: int, signalled: bool) -> bool:
+    """Has a process been told to stop?  The same answer in all of them."""
+    if jax.process_count() == 1:
+        return signalled
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 @functools.cache

@@ -1,8 +1,11 @@
 """A run directory read back: the trained model and what belongs to it."""
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -213,6 +216,41 @@ def at(
         buffer=buffer,
         num_blocks=num_blocks,
     )
+
+
+@contextlib.contextmanager
+def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
+    """Makes `workdir` the directory of the run `c`, for one program at a time.
+
+    Raises ValueError if it holds a run with another value of one of
+    `config.FIXED`, or if another program is training in it.
+    """
+    folder = epath.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0 and "://" not in str(workdir):
+            file = stack.enter_context(open(folder / ".lock", "w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(
+                    f"another program is training in {workdir}: wait for it, or choose"
+                    " another --workdir"
+                ) from error
+        if (folder / CONFIG).exists():
+            changes = config.changes(read_config(workdir), c)
+            for key, (old, new) in changes.items():
+                if config.is_fixed(key):
+                    raise ValueError(
+                        f"{workdir} holds a run with config.{key}={old!r}, not"
+                        f" {new!r}: choose another --workdir"
+                    )
+                logging.info("config.%s is now %r, was %r", key, new, old)
+        if jax.process_index() == 0:
+            fresh = folder / (CONFIG + ".new")
+            fresh.write_text(config.to_json(c))
+            fresh.replace(folder / CONFIG)
+        yield
 
 
 def _find(stored, which):

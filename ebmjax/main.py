@@ -1,0 +1,58 @@
+"""Trains a run, or goes on with one, and evaluates it.
+
+python -m ebmjax.main --config=configs/jem_digits.py
+python -m ebmjax.main --config=configs/jem_cifar10.py:small --config.seed=1
+"""
+
+import re
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from ebmjax import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="a file of configs/, with :variant if it has variants"
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "the run directory; runs/<config name> if not given"
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise ValueError(f"what is {argv[1]!r}? Flags look like --config.key=value")
+    c = _CONFIG.value
+    if c is None:
+        raise ValueError("--config is missing: for instance configs/jem_digits.py")
+    workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename)
+
+    from ebmjax import config, parallel
+
+    config.check(c)
+    parallel.start(cpu_devices=c.parallel.cpu_devices, batch_size=c.batch_size)
+    cli.set_up_jax()
+
+    from ebmjax import runs, train
+    from ebmjax.eval import run as evaluation
+
+    try:
+        train.fit(c, workdir)
+    except train.Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(cli.exit_code(interrupted.number))
+    results = evaluation.evaluate(runs.at(workdir, c), progress=sys.stderr.isatty())
+    print(evaluation.table(results))
+    print(f"all of it is in {workdir}")
+    sys.exit(1 if evaluation.failed(results) else 0)
+
+
+def default_workdir(config: str) -> str:
+    """configs/jem_cifar10.py:small -> runs/jem_cifar10-small."""
+    name, variant = re.fullmatch(r"(?:.*/)?(.*?)(?:\.py)?(?::(.*))?", config).groups()
+    return f"runs/{name}-{variant}" if variant else f"runs/{name}"
+
+
+if __name__ == "__main__":
+    app.run(cli.one_sentence(main), flags_parser=cli.parse)

@@ -1,0 +1,385 @@
+"""Training a run: from its config, or from where its directory left off."""
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from ebmjax import (
+    augment,
+    build,
+    checkpoint,
+    config,
+    data,
+    infer,
+    log,
+    models,
+    parallel,
+    pictures,
+    runs,
+    step,
+)
+from ebmjax.eval import calibration
+
+LAG = 2  # steps that run on the device while the metrics of an older one are read
+
+
+class Diverged(RuntimeError):
+    """A number that should be finite and small is not."""
+
+    def __init__(self, step: int, term: str, value: float):
+        super().__init__(f"training diverged at step {step}: {term} is {value:g}")
+        self.step, self.term, self.value = step, term, value
+
+
+class Interrupted(RuntimeError):
+    """A signal asked for an end; the run is saved and can go on."""
+
+    def __init__(self, number: int, step: int):
+        name = signal.Signals(number).name
+        super().__init__(f"saved at step {step} after {name}; start again to go on")
+        self.number = number
+
+
+def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
+    """Trains until `c.num_steps`, leaving checkpoints, metrics.jsonl and pictures.
+
+    A directory with a run in it is resumed: on a CPU with the same number of
+    devices, bit for bit. Raises ValueError for a config that cannot work or is
+    not that of the directory, `Interrupted` after SIGTERM or SIGINT, `Diverged`
+    when `c.recovery.max_recoveries` returns to a checkpoint did not help.
+    """
+    config.check(c)
+    splits = build.splits(c)
+    settings = build.settings(c, len(splits.class_names))
+    check_sizes(c, splits, settings)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(_signals())
+        stack.enter_context(runs.claimed(workdir, c))
+        checkpoints = stack.enter_context(
+            checkpoint.manager(
+                workdir,
+                keep_last=c.checkpoint.keep_last,
+                keep_best=c.checkpoint.keep_best,
+            )
+        )
+        resident, batches = stack.enter_context(stream(c, splits))
+        num_blocks = build.num_blocks(c, settings.num_classes)
+        fresh = functools.partial(fresh_state, c, splits, settings)
+        like = jax.eval_shape(fresh)
+
+        def newest():
+            found = checkpoint.restore_latest(checkpoints, like, num_blocks=num_blocks)
+            state, host = found or (place(fresh()), {"sums": {}, "count": 0})
+            return state, log.Meter(host["sums"], host["count"])
+
+        state, meter = newest()
+        recoveries, gone_back_to = int(state.recoveries), None
+        writer = log.Writer(
+            workdir,
+            step=int(state.step),
+            recoveries=recoveries,
+            num_steps=c.num_steps,
+            tensorboard=c.tensorboard,
+            visible=jax.process_index() == 0,
+        )
+        stack.callback(writer.close)
+        program = parallel.spmd(
+            functools.partial(step.train_step, settings=settings),
+            in_axes=(step.AXES, None, 0, None),
+            out_axes=(step.AXES, None),
+            method=c.parallel.method,
+            donate=(0,),
+        )
+        key = parallel.place(jax.random.fold_in(jax.random.key(c.seed), 1))
+        job = Job(
+            config=c,
+            workdir=workdir,
+            run_step=lambda state, now: program(state, resident, batches(now), key),
+            valid=splits.valid,
+            network=settings.network,
+            num_blocks=num_blocks,
+            checkpoints=checkpoints,
+            facts={
+                "class_names": list(splits.class_names),
+                "image_shape": list(splits.train.image.shape[1:]),
+            },
+            writer=writer,
+            signals=signals,
+        )
+        while True:
+            try:
+                return _steps(state, meter, job)
+            except Diverged as error:
+                if recoveries == c.recovery.max_recoveries:
+                    raise
+                del state  # its memory is needed for the next one
+                _give_up(checkpoints, gone_back_to)
+                state, meter = newest()
+                gone_back_to = int(state.step)
+                writer.rewind(gone_back_to, recoveries)
+                recoveries += 1
+                state = state.replace(recoveries=parallel.place(np.int32(recoveries)))
+                event = {
+                    "diverged_at": error.step,
+                    "term": error.term,
+                    "value": repr(error.value),
+                    "recoveries": recoveries,
+                    "lr_factor": c.recovery.lr_factor**recoveries,
+                }
+                writer.say(f"{error}; going back to step {gone_back_to}")
+                writer.write(gone_back_to, "event", event)
+
+
+class Job(NamedTuple):
+    """What stays the same from step to step."""
+
+    config: ml_collections.ConfigDict
+    workdir: str
+    run_step: Callable  # (state, its step) -> state, metrics
+    valid: data.Dataset
+    network: models.Network
+    num_blocks: int  # of the replay buffer
+    checkpoints: Any
+    facts: dict  # about the data, for who reads the checkpoints
+    writer: log.Writer
+    signals: list[int]  # received so far
+
+
+def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
+    """Steps until the last, and whatever is due after each."""
+    c, every = job.config, job.config.every
+    unread = collections.deque()  # (step, metrics on the device)
+    now = int(state.step)
+    since, since_step = time.monotonic(), now
+
+    def read_all_but(count):
+        while len(unread) > count:
+            at, metrics = unread.popleft()
+            metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
+            check_metrics(at, metrics, c.recovery.max_loss)
+            meter.add(metrics)
+            job.writer.advance()
+
+    while now < c.num_steps:
+        state, metrics = job.run_step(state, now)
+        now += 1
+        unread.append((now, metrics))
+        read_all_but(LAG)
+        last = now == c.num_steps
+
+        if last or now % every.log == 0:
+            read_all_but(0)
+            elapsed = time.monotonic() - since
+            means = meter.take()
+            means["images_per_s"] = round(
+                (now - since_step) * c.batch_size / elapsed, 1
+            )
+            job.writer.write(now, "train", means)
+            since, since_step = time.monotonic(), now
+        if state.chains is not None and (last or now % every.samples == 0):
+            _draw_chains(state, now, job)
+        stop = parallel.agreed_to_stop(now, bool(job.signals))
+        due = last or now % every.checkpoint == 0
+        if due or stop:
+            read_all_but(0)
+            measured = validate(state, now, job) if due else None
+            if measured:
+                job.writer.write(now, "valid", measured)
+            host = job.facts | {"sums": meter.sums, "count": meter.count}
+            checkpoint.save(job.checkpoints, now, state, host, measured)
+        if stop and not last:
+            raise Interrupted(job.signals[-1] if job.signals else signal.SIGTERM, now)
+    job.checkpoints.wait_until_finished()
+
+
+def check_metrics(at: int, metrics: dict[str, float], max_loss: float) -> None:
+    """Raises `Diverged` for the first number that is not finite or too large."""
+    # The sum comes last: the term that broke it is more telling.
+    for name in sorted(metrics, key=lambda name: name == "loss"):
+        value = metrics[name]
+        if not math.isfinite(value):
+            raise Diverged(at, name, value)
+        if abs(value) > max_loss and not name.endswith("grad_norm"):
+            raise Diverged(at, name, value)
+
+
+def validate(state: step.TrainState, now: int, job: Job) -> dict | None:
+    """Accuracy and NLL on the held-out images; None if there are none."""
+    c, valid = job.config, job.valid
+    if not len(valid.label):
+        return None
+    logits = infer.over_batches(
+        infer.logits(job.network, c.parallel.method),
+        (state.ema if c.eval.ema else state.params, state.stats),
+        valid.image,
+        batch_size=c.eval.batch_size,
+    )
+    nll = calibration.nll_from_logits(logits, valid.label)
+    if not math.isfinite(nll):
+        raise Diverged(now, "validation NLL", nll)
+    return {"accuracy": calibration.accuracy(logits, valid.label), "nll": nll}
+
+
+def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
+    """Raises ValueError for sizes that do not fit together."""
+    parallel.check_divides("config.batch_size", c.batch_size)
+    num, (height, width) = len(splits.train.label), splits.train.image.shape[1:3]
+    if c.batch_size > num:
+        raise ValueError(
+            f"config.batch_size is {c.batch_size}, but there are {num} training images"
+        )
+    if c.data.pad >= min(height, width):
+        raise ValueError(
+            f"config.data.pad is {c.data.pad}: reflection needs less than the"
+            f" {height}x{width} image"
+        )
+    if c.eval.checkpoint == "best" and not len(splits.valid.label):
+        raise ValueError(
+            "config.eval.checkpoint is 'best', which needs validation images: set"
+            " config.data.num_valid"
+        )
+    if not settings.weights.sampled:
+        return
+    num_blocks = build.num_blocks(c, settings.num_classes)
+    num_devices = jax.device_count()
+    if c.sgld.buffer_size % (num_blocks * num_devices):
+        raise ValueError(
+            f"config.sgld.buffer_size is {c.sgld.buffer_size}: it must be a multiple"
+            f" of {num_blocks * num_devices} ({num_devices} devices"
+            f" x {num_blocks} blocks)"
+        )
+    held = c.sgld.buffer_size // (num_blocks * num_devices)
+    if held < c.batch_size // num_devices and not c.sgld.replace:
+        raise ValueError(
+            f"config.sgld.buffer_size is {c.sgld.buffer_size}: a device's block of"
+            f" {held} chains is smaller than its batch of {c.batch_size // num_devices}"
+        )
+
+
+def fresh_state(c, splits: data.Splits, settings: step.Settings) -> step.TrainState:
+    """The state before step 0, chains as [D, N/D, ...]. A function of the seed."""
+    x = augment.to_unit(splits.train.image[: c.batch_size])
+    init = functools.partial(
+        step.init_state, settings=settings, num_chains=c.sgld.buffer_size
+    )
+    state = jax.jit(init)(jax.random.fold_in(jax.random.key(c.seed), 0), x)
+    if state.chains is None:
+        return state
+    samples = state.chains.samples
+    samples = samples.reshape(jax.device_count(), -1, *samples.shape[1:])
+    return state.replace(chains=state.chains._replace(samples=samples))
+
+
+def place(state: step.TrainState) -> step.TrainState:
+    """A fresh state, where the compiled step takes it."""
+    return parallel.place(state, step.AXES)
+
+
+@contextlib.contextmanager
+def stream(c, splits: data.Splits) -> Iterator[tuple[Any, Callable]]:
+    """(what lies on the devices, step -> batch), a function of (seed, step).
+
+    A training set of up to `c.data.resident_mib` lies on every device, and
+    batches are indices into it. A larger one stays on the host: a thread gathers
+    the next batch while the device works.
+    """
+    train = splits.train
+    everything = np.arange(len(train.label), dtype=np.int32)
+    labelled = everything if c.data.separate_streams else None
+    if c.data.labels_per_class:
+        labelled = data.labelled_indices(
+            train.label,
+            c.data.labels_per_class,
+            len(splits.class_names),
+            c.data.split_seed,
+        )
+
+    def indices(i):
+        batch = {"index": _next(everything, c.seed, i, c.batch_size)}
+        if labelled is not None:
+            index = _next(labelled, (c.seed, 1), i, c.batch_size)
+            batch["labelled"] = {"index": index}
+        return batch
+
+    if data.fits(train, c.data.resident_mib):
+        resident = parallel.place({"image": train.image, "label": train.label})
+        yield resident, lambda i: parallel.place(parallel.split(indices(i)), 0)
+        return
+
+    def gather(batch):
+        index = batch["index"]
+        images = {"image": train.image[index], "label": train.label[index]}
+        if "labelled" in batch:
+            images["labelled"] = gather(batch["labelled"])
+        return images
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        ahead = {}
+
+        def batch(i):
+            found = ahead.pop(i, None) or thread.submit(gather, indices(i))
+            ahead.clear()
+            ahead[i + 1] = thread.submit(gather, indices(i + 1))
+            return parallel.place(parallel.split(found.result()), 0)
+
+        yield None, batch
+
+
+def _next(pool, seed, i, batch_size):
+    """Batch i of a pool, which is repeated if it is smaller than a batch."""
+    pool = np.tile(pool, -(-batch_size // len(pool)))
+    return pool[
+        data.batch_indices(seed, i, num_examples=len(pool), batch_size=batch_size)
+    ]
+
+
+def _draw_chains(state, now, job):
+    """A picture of the first hundred chains, ten a row; a class each if they have."""
+    if not job.writer.visible:
+        return
+    samples = state.chains.samples.addressable_data(0)[0]  # the first device's
+    blocks = samples.reshape(job.num_blocks, -1, *samples.shape[1:])
+    shown = blocks[:10, :10] if job.num_blocks > 1 else blocks[:, :100]
+    picture = pictures.grid(np.asarray(shown).reshape(-1, *samples.shape[1:]), 10)
+    pictures.save(f"{job.workdir}/samples/{now:07}.png", picture)
+
+
+def _give_up(checkpoints, gone_back_to):
+    """Deletes the newest checkpoint if the run went back to it once already."""
+    checkpoints.wait_until_finished()
+    if gone_back_to is not None and checkpoints.latest_step() == gone_back_to:
+        logging.warning("checkpoint %d is deleted: it diverges again", gone_back_to)
+        checkpoints.delete(gone_back_to)
+
+
+@contextlib.contextmanager
+def _signals():
+    """A list that fills with SIGTERM and SIGINT; a second Ctrl-C is not held back."""
+    received = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may handle signals
+        return
+
+    def note(number, _):
+        received.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
