@@ -92,6 +92,40 @@ def default() -> ml_collections.ConfigDict:
     c.eval.ema = False  # evaluate the averaged parameters
     c.eval.num_bins = 15  # of calibration errors
     c.eval.noise_std = 0.0  # classify noised test images too; the papers: 0.03
+    c.eval.ood = ml_collections.ConfigDict()
+    # "interpolation" (of test images), "uniform", "gaussian", "constant", names of
+    # TFDS sets, folders of images or .npz files. JEM for CIFAR-10: svhn_cropped,
+    # cifar100, interpolation, celeb_a.
+    c.eval.ood.sets = ("interpolation", "uniform", "gaussian", "constant")
+    c.eval.ood.num_images = 10_000  # of each set, the first ones, at most
+    c.eval.ood.noise_std = 0.03  # Gaussian, on images in [-1, 1], as JEM
+    c.eval.ood.refine_steps = 10  # SGLD steps of the refinement scores; 0 is none
+    c.eval.attacks = ml_collections.ConfigDict()  # images in [0, 1]
+    c.eval.attacks.num_images = 200  # the first of the test set; JEM: 300
+    c.eval.attacks.batch_size = 100  # images times eps, over all devices
+    c.eval.attacks.norms = ("linf", "l2")
+    c.eval.attacks.eps_linf = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0)  # in 255ths
+    c.eval.attacks.eps_l2 = (0.25, 0.5, 1.0, 1.5)
+    c.eval.attacks.losses = ("cross_entropy", "margin")  # the worse of all counts
+    c.eval.attacks.num_steps = 40
+    c.eval.attacks.step_share = 0.1  # length of a step, in eps
+    c.eval.attacks.num_restarts = 1  # for each loss; JEM: 20
+    c.eval.attacks.distance_rounds = 8  # bisections to the nearest mistake; 0 is none
+    c.eval.attacks.max_eps_linf = 32.0  # in 255ths, where that search begins
+    c.eval.attacks.max_eps_l2 = 2.0
+    c.eval.attacks.refine_steps = (1,)  # JEM-k classifiers to attack; JEM: (1, 10)
+    c.eval.attacks.refine_images = 50  # the first so many; JEM: 300
+    c.eval.attacks.refine_copies = 5  # whose mean logits such a classifier takes
+    c.eval.attacks.refine_noise_std = 0.03  # of copies, in [-1, 1], not under "l2"
+    c.eval.attacks.refine_gradients = ("true", "straight_through")
+    c.eval.attacks.judge = False  # foolbox on the same images, to compare
+    c.eval.attacks.distal_steps = 200  # at most, from noise to a class; 0 is none
+    c.eval.attacks.distal_step_size = 0.2  # L2, in [-1, 1]
+    c.eval.samples = ml_collections.ConfigDict()
+    c.eval.samples.num_chains = 250  # also how many are scored; the papers: 50,000
+    c.eval.samples.num_steps = 200  # SGLD steps from noise; JEM: 40,000
+    c.eval.samples.num_reference = 10_000  # training images to compare with
+    c.eval.samples.extractor = ""  # a run whose features to use; "" is this one
     return c
 
 

@@ -108,6 +108,14 @@ def fgsm(
     return jnp.clip(x + _broad(eps, x) * ball.steepest(grad(x)), *bounds)
 
 
+def worse(
+    logits_fn: LogitsFn, labels: jax.Array, x: jax.Array, other: jax.Array
+) -> jax.Array:
+    """Of x and `other`, image by image, that with the larger margin against it."""
+    harm, others_harm = (margin(logits_fn(z), labels) for z in (x, other))
+    return _choose(others_harm > harm, other, x)
+
+
 class _Best(NamedTuple):
     x: jax.Array
     harm: jax.Array  # [B], positive where the attack has what it wants

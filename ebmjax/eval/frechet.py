@@ -77,7 +77,8 @@ def squared_mmd(a, b) -> float:
     """Unbiased MMD² under KID's kernel.  [N, F], [M, F], N and M at least 2."""
 
     def kernel(x, y):
-        return (x @ y.T / x.shape[1] + 1) ** 3
+        k = x @ y.T / x.shape[1] + 1
+        return k * k * k  # ** 3 takes 200 times as long
 
     def mean_of_pairs(x):
         k = kernel(x, x)

@@ -1,64 +1,39 @@
-"""Evaluates a trained run: its parts, eval.json, and a table for the screen.
+"""Evaluates a trained run: eval.json, pictures, report.html, a table.
 
-The only module of the evaluation that knows of runs, configs and files. Each
-part is a function `(run, say) -> dict` of JSON values; `say(text)` tells whoever
-waits what is being done. Fractions are in [0, 1], eps in units of [0, 1] images.
+The only module of the evaluation that writes files.
 """
 
 import json
 import logging
 import math
 import os
-import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
-from ebmjax.eval import calibration
+from ebmjax import runs
+from ebmjax.eval import generation, parts, robustness
 
-FILE = "eval.json"
-Say = Callable[[str], None]
-
-
-def classification(run, say: Say) -> dict:
-    """Accuracy and proper scores on the test images, as they are and, if
-    `eval.noise_std` is set, under Gaussian input noise too."""
-    c, test = run.config.eval, run.splits().test
-    say("test images")
-    result = classify(run.logits(test.image), test.label, c.num_bins)
-    if c.noise_std:
-        say(f"test images with noise {c.noise_std}")
-        x = _noised(_floats(test.image), c.noise_std, run.config.seed)
-        noised = classify(run.logits(x), test.label, c.num_bins)
-        result["noised"] = {"noise_std": c.noise_std} | noised
-    return result
-
-
-def classify(logits: np.ndarray, labels: np.ndarray, num_bins: int) -> dict:
-    """[N, K], [N] -> what one says of a classifier in five numbers."""
-    probs = calibration.softmax(logits)
-    result = {
-        "num_images": len(labels),
-        "accuracy": calibration.accuracy(logits, labels),
-        "nll": calibration.nll_from_logits(logits, labels),
-        "brier": calibration.brier(probs, labels),
-        "ece": calibration.ece(probs, labels, num_bins),
-        "num_bins": num_bins,
-    }
-    if logits.shape[1] >= 100:
-        result["top5_accuracy"] = calibration.top_k_accuracy(logits, labels, k=5)
-    return result
-
-
-PARTS = {"classification": classification}
+FILE, FOLDER = "eval.json", "eval"
+PARTS = {
+    "classification": parts.classification,
+    "calibration": parts.calibrated,
+    "ood": parts.out_of_distribution,
+    "attacks": robustness.attacked,
+    "samples": generation.sampled,
+}
 
 
 def evaluate(
-    run, *, parts: Iterable[str] = tuple(PARTS), progress: bool = False
+    run: runs.Run | str | os.PathLike,
+    *,
+    parts: Iterable[str] = tuple(PARTS),
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Computes `parts` of a run (or of a run directory) and writes eval.json.
 
@@ -71,57 +46,84 @@ def evaluate(
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"no part {part!r}: there are {', '.join(PARTS)}")
-    if isinstance(run, str | os.PathLike):
-        from ebmjax import runs
-
-        run = runs.load(run)
-    path = pathlib.Path(run.workdir) / FILE
+    if not isinstance(run, runs.Run):
+        run = runs.load(os.fspath(run))
     results = read(run.workdir)
     results["run"] = describe(run)
-    with tqdm(parts, unit="part", disable=not progress) as bar:
-        for part in bar:
-
-            def say(text, part=part):
-                bar.set_description(f"{part}: {text}")
-
+    writes = jax.process_index() == 0
+    with tqdm(total=len(parts), unit="part", disable=not progress or not writes) as bar:
+        for part in parts:
             started = time.monotonic()
             try:
-                results[part] = PARTS[part](run, say)
+                numbers, files = PARTS[part](run, _watch(bar, part))
             except Exception as error:  # whatever it is, the other parts go on
                 logging.exception("evaluation: %s failed", part)
-                results[part] = {"error": f"{type(error).__name__}: {error}"}
-            results[part]["step"] = run.step
-            results[part]["seconds"] = round(time.monotonic() - started, 1)
-            if jax.process_index() == 0:
-                write_atomically(path, to_json(results))
+                numbers, files = {"error": f"{type(error).__name__}: {error}"}, {}
+            results[part] = numbers | {
+                "step": run.step,
+                "settings": settings(run, part),
+                "seconds": round(time.monotonic() - started, 1),
+                "files": sorted(files),
+            }
+            if writes:
+                folder = epath.Path(run.workdir) / FOLDER
+                folder.mkdir(parents=True, exist_ok=True)
+                for name, content in files.items():
+                    write(folder / name, content)
+                write(epath.Path(run.workdir) / FILE, to_json(results))
+            bar.update()
     return results
 
 
-def describe(run) -> dict:
+def _watch(bar, part):
+    def watch(text):
+        bar.set_description(f"{part}: {text}")
+
+        def batches_of(batches):
+            for i in batches:
+                bar.set_postfix_str(f"batch {i + 1} of {len(batches)}")
+                yield i
+            bar.set_postfix_str("")
+
+        return batches_of
+
+    return watch
+
+
+def describe(run: runs.Run) -> dict:
     """What stands above every report of a run."""
     c = run.config
     return {
-        "name": pathlib.Path(run.workdir).resolve().name,
+        "name": epath.Path(run.workdir).resolve().name,
         "step": run.step,
+        "recoveries": run.recoveries,
         "checkpoint": c.eval.checkpoint,
         "ema": c.eval.ema,
         "data": c.data.name,
         "seed": c.seed,
-        "num_classes": run.num_classes,
         "class_names": list(run.class_names),
+        "image_shape": list(run.image_shape),
         "objective": {k: v for k, v in c.objective.items() if v},
         "model": c.model.to_dict(),
     }
 
 
+def settings(run: runs.Run, part: str) -> dict:
+    """The part's own keys of config.eval, as they were."""
+    c = run.config.eval
+    return c[part].to_dict() if part in c else {}
+
+
 def failed(results: dict) -> list[str]:
-    """The parts that ended in an error."""
-    return [part for part in PARTS if "error" in results.get(part, {})]
+    """The parts, and OOD sets, that ended in an error."""
+    found = [part for part in PARTS if "error" in results.get(part, {})]
+    sets = results.get("ood", {}).get("sets", {})
+    return found + [f"ood: {name}" for name in sets if "error" in sets[name]]
 
 
-def read(workdir) -> dict[str, Any]:
+def read(workdir: str) -> dict[str, Any]:
     """eval.json, {} where there is none. Raises ValueError for one that is damaged."""
-    path = pathlib.Path(workdir) / FILE
+    path = epath.Path(workdir) / FILE
     if not path.exists():
         return {}
     try:
@@ -135,14 +137,11 @@ def to_json(results: dict) -> str:
     return json.dumps(_plain(results), indent=1, allow_nan=False) + "\n"
 
 
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+def write(path: epath.Path, content: str | bytes) -> None:
     """Whoever reads `path` sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    if isinstance(content, str):
-        temporary.write_text(content)
-    else:
-        temporary.write_bytes(content)
-    os.replace(temporary, path)
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(content.encode() if isinstance(content, str) else content)
+    new.replace(path)
 
 
 def table(results: dict) -> str:
@@ -170,17 +169,6 @@ def _classification_rows(found, what):
     if "top5_accuracy" in found:
         rows.insert(1, (f"{what}: top-5 accuracy", f"{found['top5_accuracy']:.2%}"))
     return rows
-
-
-def _floats(image):
-    """uint8 -> float32 in [-1, 1]."""
-    return np.asarray(image, np.float32) / 127.5 - 1
-
-
-def _noised(x, noise_std, seed):
-    return x + noise_std * np.random.default_rng(seed).standard_normal(
-        x.shape, np.float32
-    )
 
 
 def _plain(value):
