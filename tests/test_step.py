@@ -1,0 +1,202 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from ebmjax import objectives, parallel, step
+
+KEY = jax.random.key(7)
+AUGMENTED = step.Inputs(pad=1, flip=True, noise_std=0.1)
+DETERMINISTIC = [
+    dict(cross_entropy=1.0),
+    dict(cross_entropy=1.0, energy_variance=1.0, approximate_mass=0.5),
+]
+JEM = dict(cross_entropy=1.0, p_x=1.0)
+
+
+def start(settings, num_devices):
+    """A state for so many devices, and two steps' batches as [D, B/D, ...]."""
+    x = tiny.batch(8)["image"]
+    state = step.init_state(jax.random.key(1), x, settings, num_chains=24)
+    if state.chains is not None:
+        chains = jax.tree.map(
+            lambda b: b.reshape(num_devices, -1, *b.shape[1:]), state.chains
+        )
+        state = state.replace(chains=chains)
+    batches = [
+        {"image": tiny.images(8, seed), "label": tiny.labels(8, seed)}
+        for seed in (3, 4)
+    ]
+    split = lambda x: x.reshape(num_devices, -1, *x.shape[1:])  # noqa: E731
+    return state, [jax.tree.map(split, batch) for batch in batches]
+
+
+def on_devices(settings, method="shard_map", max_traces=1):
+    """Two steps on all devices, with one trace."""
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=max_traces)
+    def counted(*args, axis_name):
+        return step.train_step(*args, settings=settings, axis_name=axis_name)
+
+    program = parallel.spmd(
+        counted,
+        in_axes=(step.AXES, None, 0, None),
+        out_axes=(step.AXES, None),
+        method=method,
+        donate=(0,),
+    )
+    state, batches = start(settings, jax.device_count())
+    state = parallel.place(state, step.AXES)
+    for batch in batches:
+        state, metrics = program(
+            state, None, parallel.place(batch, 0), parallel.place(KEY)
+        )
+    return state, metrics
+
+
+def on_one(settings, num_devices):
+    """The same on one device, which plays `num_devices` of them by vmap."""
+    state, batches = start(settings, num_devices)
+    fn = functools.partial(step.train_step, settings=settings, axis_name="i")
+    fn = jax.vmap(fn, (step.AXES, None, 0, None), (step.AXES, None), axis_name="i")
+    for batch in batches:
+        state, metrics = jax.jit(fn)(state, None, batch, KEY)
+    return state, metrics
+
+
+@pytest.mark.parametrize("weights", DETERMINISTIC, ids=["classifier", "ng_ebm"])
+@pytest.mark.parametrize("method", parallel.METHODS)
+def test_four_devices_take_the_steps_that_one_takes(weights, method):
+    settings = tiny.settings(inputs=AUGMENTED, **weights)
+    one, one_metrics = on_one(settings, num_devices=1)
+    four, four_metrics = on_devices(settings, method)
+    chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(one_metrics, four_metrics, rtol=1e-5)
+    assert jax.tree.leaves(four.params)[0].ndim < 3  # no device axis
+
+
+@pytest.mark.parametrize("method", parallel.METHODS)
+def test_four_devices_take_the_jem_steps_of_four_simulated_ones(method):
+    settings = tiny.settings(**JEM)
+    one, one_metrics = on_one(settings, num_devices=4)
+    four, four_metrics = on_devices(settings, method)
+    chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(one_metrics, four_metrics, rtol=1e-4)
+    chex.assert_trees_all_close(one.chains, four.chains, atol=1e-5)
+
+
+def test_four_devices_share_their_batch_statistics():
+    network = tiny.batch_norm_net()
+    from ebmjax import models
+
+    over_devices = models.network(
+        models.WideResNet(
+            10, 1, tiny.NUM_CLASSES, norm="batch", axis_name=parallel.AXIS
+        )
+    )
+    state, batches = start(tiny.settings(network, cross_entropy=1.0), 1)
+    single = functools.partial(
+        step.train_step, settings=tiny.settings(network, cross_entropy=1.0)
+    )
+    flat = jax.tree.map(lambda x: x[0], batches[0])
+    one, _ = jax.jit(single)(state, None, flat, KEY)
+    program = parallel.spmd(
+        functools.partial(
+            step.train_step, settings=tiny.settings(over_devices, cross_entropy=1.0)
+        ),
+        in_axes=(step.AXES, None, 0, None),
+        out_axes=(step.AXES, None),
+    )
+    batch = parallel.place(parallel.split(flat), 0)
+    four, _ = program(
+        parallel.place(state, step.AXES), None, batch, parallel.place(KEY)
+    )
+    chex.assert_trees_all_close(one.stats, four.stats, rtol=1e-4, atol=1e-6)
+
+
+def test_devices_have_chains_of_their_own():
+    state, _ = on_devices(tiny.settings(**JEM))
+    samples = np.asarray(state.chains.samples)
+    assert len({x.tobytes() for x in samples}) == 4
+
+
+def test_indices_into_resident_data_are_the_same_as_images():
+    settings = tiny.settings(inputs=AUGMENTED, cross_entropy=1.0)
+    state, _ = start(settings, 1)
+    data = {"image": tiny.images(20), "label": tiny.labels(20)}
+    index = np.array([3, 19, 0, 7])
+    run = jax.jit(functools.partial(step.train_step, settings=settings))
+    by_index, _ = run(state, data, {"index": index}, KEY)
+    by_image, _ = run(state, None, {k: v[index] for k, v in data.items()}, KEY)
+    chex.assert_trees_all_equal(by_index.params, by_image.params)
+
+
+def test_a_step_is_adam_on_the_gradient_of_the_loss():
+    settings = tiny.settings(cross_entropy=1.0)
+    state, _ = start(settings, 1)
+    batch = {"image": tiny.images(8), "label": tiny.labels(8)}
+    found, metrics = step.train_step(state, None, batch, KEY, settings=settings)
+
+    def loss(params):
+        logits = settings.network.apply(params, {}, tiny.batch(8)["image"])
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, tiny.labels(8)
+        ).mean()
+
+    value, grads = jax.value_and_grad(loss)(state.params)
+    updates, _ = optax.adam(1e-2).update(grads, optax.adam(1e-2).init(state.params))
+    expected = optax.apply_updates(state.params, updates)
+    chex.assert_trees_all_close(found.params, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+
+
+def test_a_recovered_run_has_another_stream_and_smaller_updates():
+    settings = tiny.settings(cross_entropy=1.0)._replace(recovery_lr_factor=0.25)
+    noisy = settings._replace(inputs=AUGMENTED)
+    state, _ = start(settings, 1)
+    batch = {"image": tiny.images(8), "label": tiny.labels(8)}
+    recovered = state.replace(recoveries=jnp.int32(2))
+    change = lambda new: jax.tree.map(jnp.subtract, new.params, state.params)  # noqa: E731
+    once, _ = step.train_step(state, None, batch, KEY, settings=settings)
+    again, _ = step.train_step(recovered, None, batch, KEY, settings=settings)
+    expected = jax.tree.map(lambda d: d / 16, change(once))
+    chex.assert_trees_all_close(change(again), expected, rtol=1e-3, atol=1e-7)
+    _, first = step.train_step(state, None, batch, KEY, settings=noisy)
+    _, other = step.train_step(recovered, None, batch, KEY, settings=noisy)
+    assert first["loss"] != other["loss"]
+
+
+def test_ema_is_the_running_mean_of_the_parameters():
+    settings = tiny.settings(cross_entropy=1.0)._replace(ema_decay=0.75)
+    state, _ = start(settings, 1)
+    batch = {"image": tiny.images(8), "label": tiny.labels(8)}
+    after, _ = step.train_step(state, None, batch, KEY, settings=settings)
+    expected = jax.tree.map(
+        lambda old, new: 0.75 * old + 0.25 * new, state.params, after.params
+    )
+    chex.assert_trees_all_close(after.ema, expected, rtol=1e-5)
+
+
+def test_a_labelled_stream_feeds_cross_entropy_alone():
+    settings = tiny.settings(
+        cross_entropy=1.0, energy_variance=1.0, sampling=objectives.Sampling()
+    )
+    state, _ = start(settings, 1)
+    batch = {"image": tiny.images(8), "label": tiny.labels(8)}
+    labelled = {"image": tiny.images(8, 9), "label": tiny.labels(8, 9)}
+    run = functools.partial(step.train_step, settings=settings)
+    _, plain = run(state, None, batch, KEY)
+    _, both = run(state, None, batch | {"labelled": labelled}, KEY)
+    assert both["energy_variance"] == plain["energy_variance"]
+    logits = settings.network.apply(state.params, {}, tiny.batch(8, 9)["image"])
+    expected = optax.softmax_cross_entropy_with_integer_labels(
+        logits, labelled["label"]
+    ).mean()
+    np.testing.assert_allclose(both["cross_entropy"], expected, rtol=1e-5)
