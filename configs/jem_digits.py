@@ -1,23 +1,28 @@
-"""JEM on scikit-learn's handwritten digits: the demonstration, no download."""
+"""JEM on scikit-learn's handwritten digits (8x8): nothing to download.
+
+    python -m ebmjax.main --config=configs/jem_digits.py
+
+TODO
+"""
 
 from ebmjax import config
 
 
 def get_config(variant: str = "full"):
     c = config.default()
-    c.num_steps = 1_200
     c.data.name = "digits"
     c.data.num_valid = 137
-    c.data.pad = 1
+    c.data.pad = 0
     c.data.flip = False
     c.data.noise_std = 0.1
+    c.num_steps = 1_000
     c.model.depth = 10
-    c.model.width = 2
+    c.model.width = 1
     c.objective.p_x = 1.0
     c.sgld.buffer_size = 2_000
-    c.optimizer.learning_rate = 3e-4
+    c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 200
     c.every.log = 50
-    c.every.checkpoint = 300
+    c.every.checkpoint = 250
     c.every.samples = 100
-    return c
+    return config.variant(c, variant)

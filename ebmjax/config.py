@@ -129,6 +129,40 @@ def default() -> ml_collections.ConfigDict:
     return c
 
 
+def variant(c: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """A config as it is ("full"), cut down for a CPU ("small"), or to see whether it
+    runs at all ("smoke"). Raises ValueError for another name."""
+    _one_of("variant", name, VARIANTS)
+    if name == "full":
+        return c
+    _shorten(c, num_steps=1_000)
+    c.model.depth, c.model.width = 10, 1
+    c.model.features = (32, 32, 64, 64)
+    c.data.num_valid = min(c.data.num_valid, 1_000)
+    c.sgld.buffer_size = min(c.sgld.buffer_size, 2_000)
+    c.optimizer.learning_rate = 1e-3  # so few steps need longer ones
+    c.every.log = 50
+    c.every.checkpoint = c.every.samples = 250
+    if name == "smoke":
+        _shorten(c, num_steps=4)
+        c.batch_size = 8
+        c.data.num_valid = 16
+        c.sgld.num_steps = 2
+        c.sgld.buffer_size = 800
+        c.every.log = c.every.checkpoint = c.every.samples = 2
+        c.eval.batch_size = 32
+    return c
+
+
+def _shorten(c, num_steps):
+    if num_steps < c.num_steps:
+        share = num_steps / c.num_steps
+        c.optimizer.boundaries = tuple(int(share * b) for b in c.optimizer.boundaries)
+        c.optimizer.warmup_steps = min(c.optimizer.warmup_steps, num_steps // 10)
+        c.num_steps = num_steps
+
+
+VARIANTS = ("full", "small", "smoke")
 MODELS = ("wide_resnet", "convnet", "mlp")
 # Changing these would make a stored state another run's.
 FIXED = ("seed", "batch_size", "data", "model", "objective", "optimizer.name")

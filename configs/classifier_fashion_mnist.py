@@ -1,0 +1,20 @@
+"""A plain classifier on Fashion-MNIST, a small ConvNet.
+
+    python -m ebmjax.main --config=configs/classifier_fashion_mnist.py
+
+No paper has it: a data set of grey images that a laptop can train on. 12 epochs.
+"""
+
+from ebmjax import config
+
+
+def get_config(variant: str = "full"):
+    c = config.default()
+    c.data.name = "fashion_mnist"
+    c.data.pad = 2
+    c.num_steps = 12 * 859
+    c.model.name = "convnet"
+    c.optimizer.learning_rate = 3e-4
+    c.optimizer.decay = "cosine"
+    c.every.checkpoint = c.every.samples = 859
+    return config.variant(c, variant)
