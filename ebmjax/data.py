@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image, ImageOps
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names for numbers of channels
+_PARTS = ("train", "test")
 _CHUNK = 1024  # records read ahead
 _DAMAGE = (OSError, RuntimeError, ValueError, SyntaxError, struct.error, DecodeError)
 
@@ -52,18 +53,10 @@ def load(name, *, data_dir=None, num_valid=5_000, split_seed=1234) -> Splits:
     for a `num_valid` that leaves no training image, FileNotFoundError for data that
     are not prepared, and OSError, naming the file, for damaged ones.
     """
-    if name == "digits":
-        train, test = _digits("train"), _digits("test")
-        class_names = tuple("0123456789")
-    else:
-        builder = _find(name, data_dir)
-        label = dict(builder.info.features).get("label")
-        class_names = tuple(getattr(label, "names", ()))
-        if not class_names:
-            raise ValueError(f"{name} has no class labels, 'label': {label}")
-        train, test = _read(builder, "train"), _read(builder, "test")
+    names = class_names(name, data_dir=data_dir)
+    train, test = (load_split(name, part, data_dir=data_dir) for part in _PARTS)
     for part in (train, test):
-        if not np.all((part.label >= 0) & (part.label < len(class_names))):
+        if not np.all((part.label >= 0) & (part.label < len(names))):
             raise ValueError(f"{name} has images without one of its class labels")
     num = len(train.label)
     if not 0 <= num_valid < num:
@@ -73,7 +66,18 @@ def load(name, *, data_dir=None, num_valid=5_000, split_seed=1234) -> Splits:
         )
     held_out = np.zeros(num, bool)
     held_out[np.random.default_rng(split_seed).permutation(num)[:num_valid]] = True
-    return Splits(train.take(~held_out), train.take(held_out), test, class_names)
+    return Splits(train.take(~held_out), train.take(held_out), test, names)
+
+
+def class_names(name, *, data_dir=None) -> tuple[str, ...]:
+    """The names of the classes of what `load` takes, whose errors it shares."""
+    if name == "digits":
+        return tuple("0123456789")
+    label = dict(_find(name, data_dir).info.features).get("label")
+    names = tuple(getattr(label, "names", ()))
+    if not names:
+        raise ValueError(f"{name} has no class labels, 'label': {label}")
+    return names
 
 
 def load_split(
@@ -187,7 +191,7 @@ def _digits(split) -> Dataset:
     """1,797 digits [8, 8, 1]; "test" is the same 36 of each class every time."""
     from sklearn.datasets import load_digits  # a second to import; only needed here
 
-    if split not in ("train", "test"):
+    if split not in _PARTS:
         raise ValueError(f"digits has no split {split!r}, but train and test")
     x, y = load_digits(return_X_y=True)
     image = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)

@@ -95,7 +95,7 @@ class WideResNet(nn.Module):
         x = Norm(self.norm, self.axis_name, name="norm")(x, train)
         x = nn.leaky_relu(x, self.leak)
         # The official 8x8 average pool is a global one at 32x32 images.
-        return _head(self, x.astype(jnp.float32).mean(axis=(1, 2)))
+        return _head(self, _full(x).mean(axis=(1, 2)))
 
 
 class Block(nn.Module):
@@ -167,9 +167,14 @@ class MLP(nn.Module):
 
 def _head(module, features):
     """features [B, F] -> logits [B, K], in float32 whatever came before."""
-    features = features.astype(jnp.float32)
+    features = _full(features)
     module.sow("intermediates", "features", features)  # for `Network.features`
-    return Dense(module.num_classes, name="head")(features)
+    return Dense(module.num_classes, dtype=features.dtype, name="head")(features)
+
+
+def _full(x):
+    """At least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _torch_init(fan_in: int) -> Callable:
@@ -234,7 +239,7 @@ class Norm(nn.Module):
         if self.kind is None:
             return x
         features = (x.shape[-1],)
-        dtype, x = x.dtype, x.astype(jnp.float32)
+        dtype, x = x.dtype, _full(x)
         if self.kind == "act":
             loc = self.param("loc", lambda _: -x.mean(axis=(0, 1, 2)))
             std = x.std(axis=(0, 1, 2), ddof=1)

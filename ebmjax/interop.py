@@ -1,0 +1,393 @@
+"""Official PyTorch checkpoints of JEM and NG-EBM, read and written.
+
+python -m ebmjax.interop CKPT.pt --workdir=DIR              makes a run of a checkpoint
+python -m ebmjax.interop CKPT.pt --workdir=DIR --to-torch   and a checkpoint of a run
+
+A checkpoint is {"model_state_dict", "replay_buffer"}, the same without the buffer, or
+a bare state dict. It is read as data: nothing in the file is executed. A run goes by
+--config, which continued training needs too; without one it is JEM if there is a
+buffer, else a classifier, on CIFAR-10 or CIFAR-100.
+"""
+
+import logging
+import os
+import pathlib
+import pickle
+import re
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from ebmjax import cli, models
+
+_AFFINE = {"weight": ("params", "scale"), "bias": ("params", "bias")}
+_MOMENTS = {"running_mean": ("stats", "mean"), "running_var": ("stats", "var")}
+# PyTorch's name of a norm's tensor -> our collection and name of it.
+_NORMS = {
+    None: {},
+    "batch": _AFFINE | _MOMENTS,
+    "instance": _AFFINE,
+    "layer": _AFFINE,
+    "act": {"loc": ("params", "loc"), "scale": ("params", "scale")},
+}
+_UNUSED = ("f.linear.", "energy_output.")  # in official files, but not in the logits
+_COUNTERS = (".num_batches_tracked", ".initialized")
+
+
+def load_torch_checkpoint(
+    path: str, *, norm: str | None = None
+) -> tuple[models.WideResNet, dict[str, Any], np.ndarray | None]:
+    """(model, variables, chains) of an official .pt file, as float32.
+
+    ``model.apply(variables, x)`` are its logits, x [B, H, W, C] in [-1, 1]; chains
+    are the replay buffer [N, H, W, C], or None. Depth, width, number of classes and
+    norm are read off the tensors, except that "instance" and "layer" have the same
+    ones: there `norm` must say which. Raises ValueError if the file is not such a
+    checkpoint, naming what is missing or unexpected; ImportError without PyTorch.
+    """
+    content = _unpickle(path)
+    state = content.get("model_state_dict", content)
+    buffer = None if state is content else content.get("replay_buffer")
+    try:
+        model, variables = from_state_dict(_arrays(state), norm=norm)
+        chains = None
+        if buffer is not None and len(buffer):
+            chains = _chains(**_arrays({"replay_buffer": buffer}))
+    except ValueError as error:
+        raise ValueError(f"{path} is not an official checkpoint: {error}") from error
+    return model, variables, chains
+
+
+def save_torch_checkpoint(
+    path: str,
+    model: models.WideResNet,
+    variables: dict[str, Any],
+    chains: np.ndarray | None = None,
+) -> None:
+    """Writes the file that the official scripts load. The layers that they create
+    and do not use are zero."""
+    torch = _torch()
+    content = {"model_state_dict": _tensors(torch, to_state_dict(model, variables))}
+    if chains is not None:
+        buffer = np.asarray(chains, np.float32).transpose(0, 3, 1, 2)
+        content |= _tensors(torch, {"replay_buffer": buffer})
+    partial = f"{path}.partial"
+    torch.save(content, partial)
+    os.replace(partial, path)
+
+
+def from_state_dict(
+    state: dict[str, np.ndarray], *, norm: str | None = None
+) -> tuple[models.WideResNet, dict[str, Any]]:
+    """(model, variables) of the official network's tensors, their dtype kept."""
+    if all(name.startswith("module.") for name in state):  # DataParallel's doing
+        state = {name.removeprefix("module."): x for name, x in state.items()}
+    model = _model(state, norm)
+    places = _places(model)
+    unused = [name for name in state if name.startswith(_UNUSED)]
+    missing = [name for name in places if name not in state]
+    others = [n for n in state if n not in places and not n.endswith(_COUNTERS)]
+    unexpected = [name for name in others if name not in unused]
+    if missing or unexpected:
+        raise ValueError(f"missing: {_list(missing)}; unexpected: {_list(unexpected)}")
+
+    variables = {"params": {}, "stats": {}}
+    for name, (*folders, leaf) in places.items():
+        folder = variables
+        for key in folders:
+            folder = folder.setdefault(key, {})
+        folder[leaf] = _from_torch(state[name], leaf)
+    _check_shapes(model, variables, state["f.conv1.weight"].shape[1])
+    if unused:
+        logging.info("left aside, being unused: %s", _list(unused))
+    return model, variables
+
+
+def to_state_dict(
+    model: models.WideResNet, variables: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The inverse of `from_state_dict`, with all that the official classes expect."""
+    state = {}
+    for name, (*folders, leaf) in _places(model).items():
+        folder = variables
+        for key in folders:
+            folder = folder[key]
+        state[name] = _to_torch(np.asarray(folder[leaf]), leaf, model.norm)
+        layer = name.rpartition(".")[0]
+        if leaf == "mean":
+            state[f"{layer}.num_batches_tracked"] = np.zeros((), np.int64)
+        if leaf == "loc":
+            state[f"{layer}.initialized"] = np.ones((), np.uint8)
+    for name, num_outputs in (("f.linear", 10), ("energy_output", 1)):
+        state[f"{name}.weight"] = np.zeros((num_outputs, 64 * model.width), np.float32)
+        state[f"{name}.bias"] = np.zeros(num_outputs, np.float32)
+    return state
+
+
+def _model(state, norm):
+    """The network that these tensors are of."""
+    try:
+        width = len(state["f.layer1.0.conv1.weight"]) // 16
+        num_classes = len(state["class_output.weight"])
+    except KeyError as error:
+        raise ValueError(f"missing: {error.args[0]}") from error
+    blocks = [n for n in state if re.fullmatch(r"f\.layer1\.\d+\.conv1\.weight", n)]
+    return models.WideResNet(
+        depth=6 * len(blocks) + 4,
+        width=width,
+        num_classes=num_classes,
+        norm=_norm(state, norm),
+    )
+
+
+def _norm(state, said):
+    if "f.bn1.running_mean" in state:
+        possible = ("batch",)
+    elif "f.bn1.loc" in state:
+        possible = ("act",)
+    elif "f.bn1.weight" in state:
+        possible = ("instance", "layer")
+    else:
+        possible = (None,)
+    if said is None and len(possible) > 1:
+        raise ValueError(
+            f"norm may be {' or '.join(possible)}, whose tensors are alike: say which"
+        )
+    if said is not None and said not in possible:
+        raise ValueError(f"norm is {possible[0]}, not {said}")
+    return said or possible[0]
+
+
+def _places(model):
+    """Official name of a tensor -> its path in our variables."""
+    layers = {"f.conv1": ("conv1",), "class_output": ("head",)}
+    norms = {"f.bn1": ("norm",)}
+    for group in (1, 2, 3):
+        for i in range((model.depth - 4) // 6):
+            theirs, ours = f"f.layer{group}.{i}", f"layer{group}_{i}"
+            layers[f"{theirs}.conv1"] = (ours, "conv1")
+            layers[f"{theirs}.conv2"] = (ours, "conv2")
+            if i == 0 and (group > 1 or model.width > 1):
+                layers[f"{theirs}.shortcut.0"] = (ours, "shortcut")
+            norms[f"{theirs}.bn1"] = (ours, "norm1")
+            norms[f"{theirs}.bn2"] = (ours, "norm2")
+    places = {}
+    for theirs, ours in layers.items():
+        places[f"{theirs}.weight"] = ("params", *ours, "kernel")
+        places[f"{theirs}.bias"] = ("params", *ours, "bias")
+    for theirs, ours in norms.items():
+        for name, (collection, leaf) in _NORMS[model.norm].items():
+            places[f"{theirs}.{name}"] = (collection, *ours, leaf)
+    return places
+
+
+def _from_torch(x, leaf):
+    if leaf != "kernel":
+        return x.reshape(-1)
+    return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
+
+
+def _to_torch(x, leaf, norm):
+    if leaf == "kernel":
+        return x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T
+    per_channel = norm == "act" and leaf in ("loc", "scale")
+    return x.reshape(1, -1, 1, 1) if per_channel else x
+
+
+def _check_shapes(model, variables, channels):
+    x = jax.ShapeDtypeStruct((1, 32, 32, channels), np.float32)
+    wanted = jax.eval_shape(model.init, jax.random.key(0), x)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        found = variables
+        for key in path:
+            found = found[key.key]
+        if found.shape != leaf.shape:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} has shape {found.shape}, not {leaf.shape}")
+
+
+def _list(names):
+    shown = ", ".join(sorted(names)[:10]) or "nothing"
+    return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
+
+
+# Files
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "reading and writing .pt files needs PyTorch: pip install 'ebmjax[torch]'"
+        ) from error
+    return torch
+
+
+def _unpickle(path) -> dict:
+    torch = _torch()
+    with open(path, "rb") as file:  # so that a missing file is just that
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than tensors, or is damaged; nothing of it was "
+                f"executed ({str(error).splitlines()[0]})"
+            ) from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[:1]
+            raise ValueError(f"{path} is not a PyTorch file: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def _arrays(state):
+    """Tensors by name -> NumPy arrays, float32."""
+    torch = _torch()
+    if not isinstance(state, dict) or not state:
+        raise ValueError("no state dict")
+    for name, x in state.items():
+        if not isinstance(name, str) or not isinstance(x, torch.Tensor):
+            raise ValueError(f"{name} is a {type(x).__name__}, not a tensor")
+    return {name: x.detach().float().numpy() for name, x in state.items()}
+
+
+def _chains(replay_buffer):
+    if replay_buffer.ndim != 4:
+        raise ValueError(f"replay_buffer {replay_buffer.shape} is not [N, C, H, W]")
+    return np.ascontiguousarray(replay_buffer.transpose(0, 2, 3, 1))
+
+
+def _tensors(torch, arrays):
+    return {name: torch.from_numpy(np.array(x)) for name, x in arrays.items()}
+
+
+# Runs
+
+
+def make_run(
+    path: str,
+    workdir: str,
+    c: ml_collections.ConfigDict | None = None,
+    *,
+    norm: str | None = None,
+) -> None:
+    """Makes `workdir` a run at step 0 with the model, and the chains, of a checkpoint.
+
+    `c` is the config that training goes on with, and `c.model` and the size of the
+    buffer are made the checkpoint's. The optimiser starts afresh, and so do chains
+    that `c` needs and the checkpoint does not have. Raises ValueError if there is a
+    run in `workdir`, or the number of classes is not that of the data set.
+    """
+    from ebmjax import build, checkpoint, config, replay, runs, step
+
+    folder = pathlib.Path(workdir)
+    if any((folder / name).exists() for name in (runs.CONFIG, checkpoint.FOLDER)):
+        raise ValueError(f"{workdir} holds a run: choose another --workdir")
+    model, variables, chains = load_torch_checkpoint(path, norm=norm)
+    c = c.copy_and_resolve_references() if c else _config_of(model, chains)
+    c.model.update(
+        name="wide_resnet", depth=model.depth, width=model.width, norm=model.norm or ""
+    )
+    if chains is not None:
+        c.sgld.buffer_size = len(chains)
+    config.check(c)
+    names = _class_names(c, model.num_classes)
+    params, stats = variables["params"], variables["stats"]
+    channels = params["conv1"]["kernel"].shape[2]
+    shape = (32, 32, channels) if chains is None else chains.shape[1:]
+
+    settings = build.settings(c, model.num_classes)
+    if not settings.weights.sampled:
+        chains = None
+    elif chains is None:
+        key = jax.random.key(c.seed)
+        chains = replay.init(key, c.sgld.buffer_size, shape).samples
+        logging.info("%s has no replay buffer: chains start from noise", path)
+    state = step.TrainState(
+        step=np.int32(0),
+        recoveries=np.int32(0),
+        params=params,
+        stats=stats,
+        opt_state=settings.optimizer.init(params),
+        ema=params if c.optimizer.ema_decay else None,
+        # As if of one device; they are dealt to those that there are.
+        chains=None if chains is None else replay.Buffer(np.asarray(chains)[None]),
+    )
+    facts = {"class_names": list(names), "image_shape": list(shape)}
+    with checkpoint.manager(workdir) as stored:
+        checkpoint.save(stored, 0, state, facts | {"sums": {}, "count": 0})
+    with runs.claimed(workdir, c):
+        pass
+    logging.info(
+        "%s: WRN-%d-%d, %d classes, norm %s, %s",
+        *(workdir, model.depth, model.width, model.num_classes, model.norm),
+        "no chains" if chains is None else f"{len(chains)} chains",
+    )
+
+
+def export_run(workdir: str, path: str) -> None:
+    """Writes the model and the chains of a run as an official checkpoint."""
+    from ebmjax import runs
+
+    run = runs.load(workdir)
+    m = run.config.model
+    if m.name != "wide_resnet":
+        raise ValueError(f"{workdir} has a {m.name}: only a wide_resnet is official")
+    model = models.WideResNet(
+        depth=m.depth, width=m.width, num_classes=run.num_classes, norm=m.norm or None
+    )
+    params, stats = jax.device_get(run.model.variables)
+    save_torch_checkpoint(path, model, {"params": params, "stats": stats}, run.buffer)
+
+
+def _config_of(model, chains):
+    from ebmjax import config
+
+    c = config.default()
+    sets = {10: "cifar10", 100: "cifar100"}
+    if model.num_classes not in sets:
+        raise ValueError(f"{model.num_classes} classes: name the data with --config")
+    c.data.name = sets[model.num_classes]
+    if chains is not None:
+        c.objective.p_x = 1.0
+    return c
+
+
+def _class_names(c, num_classes):
+    """Those of the data set if it is at hand, else numbers."""
+    from ebmjax import data
+
+    try:
+        names = data.class_names(c.data.name, data_dir=c.data.data_dir or None)
+    except FileNotFoundError as error:
+        logging.info("classes go by their numbers: %s", error)
+        return tuple(map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise ValueError(
+            f"the checkpoint has {num_classes} classes, {c.data.name} {len(names)}"
+        )
+    return names
+
+
+def main(argv):
+    args = flags.FLAGS
+    if len(argv) != 2 or args.workdir is None:
+        raise ValueError("usage: python -m ebmjax.interop CKPT.pt --workdir=DIR")
+    if args["to-torch"].value:
+        export_run(args.workdir, argv[1])
+    else:
+        make_run(argv[1], args.workdir, args.config, norm=args.norm)
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", help_string="of the run to make")
+    flags.DEFINE_string("workdir", None, "the run directory")
+    flags.DEFINE_enum("norm", None, ("instance", "layer"), "where tensors do not tell")
+    flags.DEFINE_bool("to-torch", False, "write CKPT.pt from the run instead")
+    app.run(cli.one_sentence(main), flags_parser=cli.parse)
