@@ -22,6 +22,10 @@ FOLDER = "checkpoints"
 MODEL = ("step", "recoveries", "params", "stats", "ema", "chains")  # no optimiser
 
 
+class OtherModel(ValueError):
+    """What is stored is not the state of the network that the config describes."""
+
+
 def manager(
     workdir: str, *, keep_last: int = 3, keep_best: int = 0, read_only: bool = False
 ) -> ocp.CheckpointManager:
@@ -70,18 +74,27 @@ def restore_latest(
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """The newest state that can be read, and the host's part; None if none is there.
 
-    A damaged checkpoint is named in the log and passed over. Raises ValueError if
-    none can be read, or if the stored state is not `restore`'s `like`.
+    A damaged checkpoint is named in the log and put aside. Raises ValueError if none
+    can be read, `OtherModel` if the stored state has not the shapes of `like`.
     """
-    steps = sorted(checkpoints.all_steps(), reverse=True)
-    for step in steps:
-        check_alike(checkpoints, step, like)
+    damaged = []
+    for step in sorted(checkpoints.all_steps(), reverse=True):
         try:
-            return restore(checkpoints, step, like, num_blocks=num_blocks)
+            check_alike(checkpoints, step, like)
+            found = restore(checkpoints, step, like, num_blocks=num_blocks)
+        except OtherModel:
+            raise
         except Exception as error:  # tensorstore and orbax raise many kinds
             reason = str(error).splitlines()[0][:200]
             logging.warning("checkpoint %d cannot be read: %s", step, reason)
-    if steps:
+            damaged.append(step)
+            continue
+        for step in damaged if jax.process_index() == 0 else ():
+            folder = epath.Path(checkpoints.directory)
+            (folder / str(step)).rename(folder.parent / f"damaged-{step}")
+        checkpoints.reload()
+        return found
+    if damaged:
         raise ValueError(
             f"none of the checkpoints in {checkpoints.directory} can be read: start"
             " in another workdir, or delete this one"
@@ -142,7 +155,7 @@ def restore_model(
 def check_alike(
     checkpoints: ocp.CheckpointManager, step: int, like: TrainState
 ) -> None:
-    """Raises ValueError, naming the first difference, if a state of other shapes is
+    """Raises `OtherModel`, naming the first difference, if a state of other shapes is
     stored. How chains are spread over devices is not one."""
     stored = _shapes(checkpoints.item_metadata(step)["state"].tree)
     wanted = _shapes(ocp.utils.serialize_tree(like, keep_empty_nodes=True))
@@ -151,7 +164,7 @@ def check_alike(
         if name == "chains/samples" and before and now:
             before, now = ((s[0] * s[1], *s[2:]) for s in (before, now))
         if before != now:
-            raise ValueError(
+            raise OtherModel(
                 f"{checkpoints.directory} has another model: its {name} is"
                 f" {before or 'absent'}, the config's {now or 'absent'};"
                 " choose another workdir"

@@ -1,0 +1,254 @@
+import json
+import pathlib
+import signal
+
+import chex
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from ebmjax import checkpoint, config, log, parallel, runs, train
+
+OBJECTIVES = {
+    "classifier": {},
+    "ng_ebm": {"objective.energy_variance": 1.0, "objective.approximate_mass": 0.1},
+    "jem": {"objective.p_x": 1.0},
+    "jem_class_conditional": {"objective.p_x": 1.0, "sgld.class_conditional": True},
+    "jem_joint": {"objective.p_x_y": 1.0},
+    "ebm": {"objective.cross_entropy": 0.0, "objective.p_x": 1.0},
+}
+
+
+def small(**changes):
+    """An MLP on the digits for eight steps, then `changes` ("__" for a dot)."""
+    c = config.default()
+    values = {
+        "data.name": "digits",
+        "data.num_valid": 60,
+        "data.flip": False,
+        "data.pad": 0,
+        "model.name": "mlp",
+        "model.features": (16,),
+        "num_steps": 8,
+        "batch_size": 32,
+        "sgld.num_steps": 2,
+        "sgld.buffer_size": 400,
+        "optimizer.warmup_steps": 0,
+        "optimizer.learning_rate": 1e-2,
+        "every.log": 3,
+        "every.checkpoint": 4,
+        "every.samples": 4,
+        "tensorboard": False,
+    }
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    for key, value in (values | changes).items():
+        config.assign(c, key, value)
+    return c
+
+
+def state_of(workdir):
+    """The newest checkpoint, all of it, as NumPy."""
+    with checkpoint.manager(workdir, read_only=True) as checkpoints:
+        newest = checkpoints.latest_step()
+        stored = checkpoints.item_metadata(newest)["state"].tree
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        args = ocp.args.PyTreeRestore(stored, restore_args=numpy)
+        restored = checkpoints.restore(newest, args=ocp.args.Composite(state=args))
+        return newest, restored["state"]
+
+
+def numbers_of(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    lines = list(log.read(pathlib.Path(workdir) / log.METRICS))
+    return [{k: v for k, v in x.items() if k != "images_per_s"} for x in lines]
+
+
+def interrupt_at(monkeypatch, step):
+    monkeypatch.setattr(parallel, "agreed_to_stop", lambda now, signalled: now == step)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch):
+    c = small(**OBJECTIVES[name], optimizer__ema_decay=0.9)
+    whole, halved = str(tmp_path / "whole"), str(tmp_path / "halved")
+    train.fit(c, whole)
+    for stop in (2, 5):  # neither of them a step at which something is due
+        interrupt_at(monkeypatch, stop)
+        with pytest.raises(train.Interrupted, match=f"saved at step {stop}"):
+            train.fit(c, halved)
+    monkeypatch.undo()
+    train.fit(c, halved)
+    assert state_of(whole)[0] == 8
+    chex.assert_trees_all_equal(state_of(whole), state_of(halved))
+    assert numbers_of(whole) == numbers_of(halved)
+    assert [x["step"] for x in numbers_of(whole)] == [3, 4, 6, 8, 8]
+
+
+def test_a_run_that_lies_on_the_host_is_the_one_on_the_device(tmp_path):
+    train.fit(small(), str(tmp_path / "device"))
+    train.fit(small(data__resident_mib=0), str(tmp_path / "host"))
+    chex.assert_trees_all_equal(
+        state_of(tmp_path / "device"), state_of(tmp_path / "host")
+    )
+
+
+def test_it_learns(tmp_path):
+    c = small(num_steps=300, every__log=100, every__checkpoint=300)
+    train.fit(c, str(tmp_path))
+    first, *_, last = (x for x in numbers_of(tmp_path) if x["split"] == "train")
+    assert last["accuracy"] > max(0.9, first["accuracy"])
+    assert numbers_of(tmp_path)[-1]["accuracy"] > 0.85  # of validation
+
+
+def test_a_few_labels_are_learned_from_beside_many_images(tmp_path):
+    c = small(data__labels_per_class=2, objective__energy_variance=0.01, num_steps=60)
+    train.fit(c, str(tmp_path))
+    # Of 20 images all labels are soon known: the cross-entropy saw no others.
+    last = [x for x in numbers_of(tmp_path) if x["split"] == "train"][-1]
+    assert last["cross_entropy"] < 0.3
+
+
+def test_a_diverging_run_goes_back_and_recovers(tmp_path):
+    workdir = str(tmp_path)
+    train.fit(small(num_steps=4), workdir)  # to have something to go back to
+    c = small(
+        optimizer__learning_rate=1e9,
+        optimizer__clip_norm=0.0,
+        recovery__lr_factor=1e-12,
+        num_steps=12,
+    )
+    train.fit(c, workdir)
+    (event,) = (x for x in numbers_of(workdir) if x["split"] == "event")
+    assert event["step"] == 4 and event["recoveries"] == 1
+    assert 5 <= event["diverged_at"] <= 12
+    assert event["term"] in ("cross_entropy", "grad_norm")
+    run = runs.load(workdir)
+    assert run.step == 12 and run.recoveries == 1
+    assert np.isfinite(run.logits(run.splits().test.image)).all()
+
+
+def test_divergence_without_a_checkpoint_starts_afresh(tmp_path):
+    c = small(
+        optimizer__learning_rate=1e9, recovery__lr_factor=1e-12, every__checkpoint=8
+    )
+    train.fit(c, str(tmp_path))
+    (event,) = (x for x in numbers_of(tmp_path) if x["split"] == "event")
+    assert event["step"] == 0
+
+
+def test_divergence_without_end_names_step_and_term(tmp_path):
+    c = small(
+        optimizer__learning_rate=1e9,
+        recovery__lr_factor=1.0,
+        recovery__max_recoveries=2,
+    )
+    with pytest.raises(train.Diverged, match="diverged at step .: (cross|grad|val)"):
+        train.fit(c, str(tmp_path))
+    events = [x for x in numbers_of(tmp_path) if x["split"] == "event"]
+    assert [x["recoveries"] for x in events] == [1, 2]
+
+
+def test_the_first_bad_term_is_named_before_their_sum():
+    metrics = {"loss": float("nan"), "cross_entropy": 1.0, "p_x": float("inf")}
+    with pytest.raises(train.Diverged, match="step 7: p_x is inf"):
+        train.check_metrics(7, metrics, 1e4)
+    with pytest.raises(train.Diverged, match="energy_data is -20000"):
+        train.check_metrics(7, {"energy_data": -2e4}, 1e4)
+    train.check_metrics(7, {"grad_norm": 1e6, "loss": -50.0}, 1e4)
+
+
+def test_the_best_and_the_last_checkpoints_are_kept(tmp_path):
+    c = small(num_steps=20, every__checkpoint=2, checkpoint__keep_last=2)
+    train.fit(c, str(tmp_path))
+    valid = [x for x in numbers_of(tmp_path) if x["split"] == "valid"]
+    best = max(x["accuracy"] for x in valid)
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    assert {18, 20} <= kept and len(kept) <= 3
+    assert best in [x["accuracy"] for x in valid if x["step"] in kept]
+    at_best = runs.load(tmp_path, checkpoint="best")
+    assert best in [x["accuracy"] for x in valid if x["step"] == at_best.step]
+
+
+def test_a_damaged_checkpoint_is_put_aside(tmp_path, caplog):
+    c = small(num_steps=8)
+    train.fit(c, str(tmp_path / "a"))
+    train.fit(c, str(tmp_path / "b"))
+    for file in (tmp_path / "b/checkpoints/8/state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    train.fit(c, str(tmp_path / "b"))
+    assert "checkpoint 8 cannot be read" in caplog.text
+    assert (tmp_path / "b/damaged-8").exists()
+    chex.assert_trees_all_equal(state_of(tmp_path / "a"), state_of(tmp_path / "b"))
+
+
+def test_a_log_cut_off_in_the_middle_of_a_line_is_mended(tmp_path):
+    c = small()
+    train.fit(c, str(tmp_path / "a"))
+    train.fit(c, str(tmp_path / "b"))
+    path = tmp_path / "b" / log.METRICS
+    path.write_text(path.read_text() + '{"step": 9, "spl')
+    train.fit(c, str(tmp_path / "b"))
+    assert path.read_text().endswith("}\n")
+    assert numbers_of(tmp_path / "a") == numbers_of(tmp_path / "b")
+
+
+def test_pictures_show_ten_chains_of_each_class_in_a_row(tmp_path):
+    from PIL import Image
+
+    c = small(**OBJECTIVES["jem_class_conditional"], num_steps=1)
+    train.fit(c, str(tmp_path))
+    with Image.open(tmp_path / "samples/0000001.png") as picture:
+        assert picture.width == picture.height  # ten rows of ten squares
+    samples = runs.load(tmp_path).buffer
+    assert samples.shape == (400, 8, 8, 1)
+
+
+def test_a_second_run_in_the_same_place_is_refused(tmp_path):
+    c = small()
+    with runs.claimed(tmp_path, c):
+        with pytest.raises(ValueError, match="another program is training in"):
+            train.fit(c, str(tmp_path))
+
+
+def test_another_runs_directory_is_refused_and_left_as_it_is(tmp_path):
+    train.fit(small(num_steps=1), str(tmp_path))
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match="config.model.features=.16,., not .32,."):
+        train.fit(small(model__features=(32,)), str(tmp_path))
+    assert (tmp_path / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(batch_size=30), "config.batch_size of 30 does not divide over 4 devices"),
+        (dict(batch_size=4000), "4000, but there are 1377 training images"),
+        (dict(data__pad=8), "config.data.pad is 8"),
+        (dict(objective__p_x=1.0, sgld__buffer_size=402), "buffer_size is 402"),
+        (dict(objective__p_x_y=1.0, sgld__buffer_size=40), "a device's block of 1"),
+        (dict(data__num_valid=0, eval__checkpoint="best"), "needs validation images"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told_before_anything_is_written(
+    changes, message, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        train.fit(small(**changes), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_saves_and_ends(tmp_path, monkeypatch):
+    validate = train.validate
+
+    def and_be_told_to_stop(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return validate(*args)
+
+    monkeypatch.setattr(train, "validate", and_be_told_to_stop)
+    with pytest.raises(train.Interrupted) as interrupted:
+        train.fit(small(), str(tmp_path))
+    assert interrupted.value.number == signal.SIGTERM
+    assert state_of(tmp_path)[0] == 5  # told during step 4's validation
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 8
