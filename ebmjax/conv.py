@@ -16,7 +16,9 @@ mode in which the gradient of a gradient's norm is cheapest.
 On GPU and TPU the three are XLA's own.  On a CPU XLA emits dx with a transposed
 kernel layout, which falls to naive loops inside `scan`, `fori_loop` and `cond`
 (6 times slower than outside), and dw with a window as large as the image (2 to 14
-times slower than PyTorch).  Here dx is an ordinary convolution, dw a matrix product.
+times slower than PyTorch).  Here dx is an ordinary convolution and dw a matrix
+product; where channels are many both, and y, are Winograd's, and where they are few
+several columns are made at once.  Each is chosen by shape, as `benchmarks` found.
 """
 
 import functools
@@ -27,6 +29,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from ebmjax import winograd
 
 
 def conv(x: jax.Array, w: jax.Array, *, stride: int = 1, padding: int = 0) -> jax.Array:
@@ -69,14 +73,15 @@ def _varying_alike(x, w):
 # --- XLA's own -----------------------------------------------------------------------
 
 
-def _conv(x, w, stride, padding):
+def _conv(x, w, strides, padding):
     return lax.conv_general_dilated(
-        x, w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def xla_correlate(x, w, *, geometry):
-    return _conv(x, w, geometry.stride, [(geometry.padding, geometry.padding)] * 2)
+    strides = (geometry.stride, geometry.stride)
+    return _conv(x, w, strides, [(geometry.padding, geometry.padding)] * 2)
 
 
 def xla_input_grad(g, w, *, geometry):
@@ -92,6 +97,12 @@ def xla_weight_grad(x, g, *, geometry):
 
 
 # --- For a CPU -----------------------------------------------------------------------
+
+
+def cpu_correlate(x, w, *, geometry):
+    if geometry.stride != 1:
+        return xla_correlate(x, w, geometry=geometry)
+    return _cpu_conv(x, w, [(geometry.padding, geometry.padding)] * 2)
 
 
 def cpu_input_grad(g, w, *, geometry):
@@ -118,7 +129,7 @@ def cpu_input_grad(g, w, *, geometry):
         kernel = jnp.flip(w[a::s, b::s], (0, 1)).swapaxes(2, 3)
         if kernel.size == 0:  # no kernel row comes here: a window below the stride
             return jnp.zeros((g.shape[0], *half, w.shape[2]), g.dtype)
-        return _conv(g, kernel, 1, [rows, cols])
+        return _cpu_conv(g, kernel, [rows, cols])
 
     half = tuple(-(-n // s) for n in geometry.image)
     dx = jnp.stack([jnp.stack([phase(i, j) for j in range(s)], 3) for i in range(s)], 2)
@@ -127,25 +138,65 @@ def cpu_input_grad(g, w, *, geometry):
 
 
 def cpu_weight_grad(x, g, *, geometry):
-    """One matrix product over all pixels.
+    """One matrix product over all pixels, of g and the windows of x.
 
-    At stride 1 the kernel's columns come from shifts of x and its rows from shifts of
-    g, [.., w I] x [.., h O]: a third of the copies that gathering the whole
-    window of x takes, which is what is done for other strides.
+    The larger matrix comes second, as the backend's blocks would have it.
     """
     (h, w), (rows, cols), s = geometry.kernel, geometry.output, geometry.stride
     p = geometry.padding
+    if s == 1 and _winograd_fits(x, g, (h, w), [(p, p)] * 2, channels=16):
+        return winograd.weight_grad(x, g)
     x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
-    over_pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
     across = [x[:, :, b : b + s * (cols - 1) + 1 : s] for b in range(w)]
     across = jnp.concatenate(across, axis=3)
-    if s == 1:
-        down = [jnp.pad(g, ((0, 0), (a, h - 1 - a), (0, 0), (0, 0))) for a in range(h)]
-        dw = lax.dot_general(across, jnp.concatenate(down, axis=3), over_pixels)
-        return dw.reshape(w, x.shape[3], h, g.shape[3]).transpose(2, 0, 1, 3)
     window = [across[:, a : a + s * (rows - 1) + 1 : s] for a in range(h)]
-    dw = lax.dot_general(jnp.concatenate(window, axis=3), g, over_pixels)
-    return dw.reshape(h, w, x.shape[3], g.shape[3])
+    over_pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
+    dw = lax.dot_general(g, jnp.concatenate(window, axis=3), over_pixels)
+    return jnp.moveaxis(dw.reshape(g.shape[3], h, w, x.shape[3]), 0, 3)
+
+
+def _cpu_conv(x, w, padding):
+    """At stride 1, in the way that is fastest for this shape."""
+    if _winograd_fits(x, w, w.shape[:2], padding, channels=32):
+        return winograd.correlate(x, w)
+    return _conv_in_columns(x, w, padding)
+
+
+def _winograd_fits(x, other, kernel, padding, *, channels):
+    """Does it apply, and do inputs and outputs have so many channels?"""
+    return (
+        kernel == (3, 3)
+        and padding == [(1, 1), (1, 1)]
+        and x.shape[1] % 4 == x.shape[2] % 4 == 0
+        and min(x.shape[3], other.shape[3]) >= channels
+        and x.dtype in (jnp.float32, jnp.float64)
+    )
+
+
+def _conv_in_columns(x, w, padding):
+    """A convolution that makes several columns of its output at once.
+
+    With few channels the backend spends its time between pixels, each of which
+    takes at least as long as `OVERHEAD` operations.  So n neighbours become one
+    pixel of n O channels, in a convolution of stride n along the width whose kernel
+    holds n copies of w, each shifted by one: more operations, less time.
+    """
+    kh, kw, inputs, outputs = w.shape
+    width = x.shape[2] + sum(padding[1]) - kw + 1
+
+    def cost(n):  # a vector holds 16 numbers
+        operations = 2 * kh * (kw + n - 1) * inputs * -(-n * outputs // 16) * 16
+        return max(OVERHEAD, operations) / n
+
+    n = min((n for n in (1, 2, 4, 8) if width % n == 0), key=cost)
+    if n == 1 or kw == 1:
+        return _conv(x, w, (1, 1), padding)
+    shifted = [jnp.pad(w, ((0, 0), (i, n - 1 - i), (0, 0), (0, 0))) for i in range(n)]
+    y = _conv(x, jnp.concatenate(shifted, axis=3), (1, n), padding)
+    return y.reshape(*y.shape[:2], width, outputs)
+
+
+OVERHEAD = 8_000  # operations, of what XLA's YNNPACK does between two pixels
 
 
 # --- The three primitives ------------------------------------------------------------
@@ -194,7 +245,7 @@ correlate = _primitive(
     "correlate",
     lambda x, w, geometry: (x.shape[0], *geometry.output, w.shape[3]),
     xla_correlate,
-    xla_correlate,
+    cpu_correlate,
     batch_axes=((0, 0), (3, 3)),
 )
 input_grad = _primitive(

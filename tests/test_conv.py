@@ -102,7 +102,8 @@ def test_float32_and_bfloat16_round_as_xla_does(dtype, rtol, stride):
         y, vjp = jax.vjp(f, x, w)
         return y, vjp(jnp.ones_like(y))
 
-    answers = both((16, 16), 3, stride, 1, question, dtype=dtype, channels=(16, 32))
+    # 18 is not divisible by 4, so that none of this is Winograd's: see test_winograd.
+    answers = both((18, 18), 3, stride, 1, question, dtype=dtype, channels=(16, 32))
     ours, theirs = answers
     assert ours[0].dtype == dtype
     same(*jax.tree.map(lambda a: a.astype("float32"), (ours, theirs)), rtol=rtol)
@@ -211,6 +212,39 @@ def test_other_platforms_get_the_convolutions_of_xla():
         assert text.count("stablehlo.convolution") == 3
         assert "stablehlo.dot_general" not in text
         assert "lhs_dilate = [2, 2]" in text
+
+
+@pytest.mark.parametrize("channels", [(32, 48), (3, 16), (16, 3), (16, 16)])
+def test_every_formulation_for_a_cpu_is_the_same_convolution(channels):
+    def question(f, x, w):
+        total = lambda x, w: energy(f, x, w).sum()  # noqa: E731
+        penalty = functools.partial(penalised, f)
+        return f(x, w), jax.grad(total, (0, 1))(x, w), jax.grad(penalty, (0, 1))(x, w)
+
+    with jax.enable_x64(True):
+        same(*both((8, 8), 3, 1, 1, question, channels=channels))
+
+
+@pytest.mark.parametrize(
+    "image, channels, kernel",  # of the convolution that is run, [h, w, I, O]
+    [
+        (32, (3, 16), (3, 6, 3, 64)),  # four columns at once
+        (32, (16, 16), (3, 4, 16, 32)),  # two
+        (32, (16, 32), (3, 3, 16, 32)),  # one
+        (32, (32, 32), None),  # Winograd's
+        (18, (32, 32), (3, 3, 32, 32)),  # his tiles do not fit
+    ],
+)
+def test_on_a_cpu_the_formulation_goes_by_shape(image, channels, kernel):
+    f = functools.partial(conv, stride=1, padding=1)
+    x, w = operands((image, image), 3, "float32", channels=channels)
+    text = jax.jit(f).lower(x, w).as_text()
+    if kernel is None:
+        assert "stablehlo.convolution" not in text
+    else:
+        assert f"tensor<{'x'.join(map(str, kernel))}xf32>)" in text
+    text = jax.jit(f).lower(x.astype("bfloat16"), w.astype("bfloat16")).as_text()
+    assert "stablehlo.convolution" in text  # too coarse for Winograd
 
 
 def test_operands_that_do_not_fit_are_refused():
