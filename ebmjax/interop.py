@@ -49,16 +49,8 @@ def load_torch_checkpoint(
     ones: there `norm` must say which. Raises ValueError if the file is not such a
     checkpoint, naming what is missing or unexpected; ImportError without PyTorch.
     """
-    content = _unpickle(path)
-    state = content.get("model_state_dict", content)
-    buffer = None if state is content else content.get("replay_buffer")
-    try:
-        model, variables = from_state_dict(_arrays(state), norm=norm)
-        chains = None
-        if buffer is not None and len(buffer):
-            chains = _chains(**_arrays({"replay_buffer": buffer}))
-    except ValueError as error:
-        raise ValueError(f"{path} is not an official checkpoint: {error}") from error
+    model, variables, chains, unused = _load(path, norm)
+    logging.info("%s: unused and left aside: %s", path, _list(unused))
     return model, variables, chains
 
 
@@ -84,14 +76,11 @@ def from_state_dict(
     state: dict[str, np.ndarray], *, norm: str | None = None
 ) -> tuple[models.WideResNet, dict[str, Any]]:
     """(model, variables) of the official network's tensors, their dtype kept."""
-    if all(name.startswith("module.") for name in state):  # DataParallel's doing
-        state = {name.removeprefix("module."): x for name, x in state.items()}
     model = _model(state, norm)
     places = _places(model)
-    unused = [name for name in state if name.startswith(_UNUSED)]
+    known = {*places, *_unused(state)}
     missing = [name for name in places if name not in state]
-    others = [n for n in state if n not in places and not n.endswith(_COUNTERS)]
-    unexpected = [name for name in others if name not in unused]
+    unexpected = [n for n in state if n not in known and not n.endswith(_COUNTERS)]
     if missing or unexpected:
         raise ValueError(f"missing: {_list(missing)}; unexpected: {_list(unexpected)}")
 
@@ -102,9 +91,11 @@ def from_state_dict(
             folder = folder.setdefault(key, {})
         folder[leaf] = _from_torch(state[name], leaf)
     _check_shapes(model, variables, state["f.conv1.weight"].shape[1])
-    if unused:
-        logging.info("left aside, being unused: %s", _list(unused))
     return model, variables
+
+
+def _unused(state):
+    return [name for name in state if name.startswith(_UNUSED)]
 
 
 def to_state_dict(
@@ -246,6 +237,24 @@ def _unpickle(path) -> dict:
     return content
 
 
+def _load(path, norm):
+    """model, variables, chains or None, and names of tensors that are not used."""
+    content = _unpickle(path)
+    state = content.get("model_state_dict", content)
+    buffer = None if state is content else content.get("replay_buffer")
+    try:
+        state = _arrays(state)
+        if all(name.startswith("module.") for name in state):  # of DataParallel
+            state = {name.removeprefix("module."): x for name, x in state.items()}
+        model, variables = from_state_dict(state, norm=norm)
+        chains = None
+        if buffer is not None and len(buffer):
+            chains = _chains(**_arrays({"replay_buffer": buffer}))
+    except ValueError as error:
+        raise ValueError(f"{path} is not an official checkpoint: {error}") from error
+    return model, variables, chains, _unused(state)
+
+
 def _arrays(state):
     """Tensors by name -> NumPy arrays, float32."""
     torch = _torch()
@@ -276,9 +285,10 @@ def make_run(
     c: ml_collections.ConfigDict | None = None,
     *,
     norm: str | None = None,
-) -> None:
+) -> str:
     """Makes `workdir` a run at step 0 with the model, and the chains, of a checkpoint.
 
+    Returns a description of what it is now, and of what was left aside.
     `c` is the config that training goes on with, and `c.model` and the size of the
     buffer are made the checkpoint's. The optimiser starts afresh, and so do chains
     that `c` needs and the checkpoint does not have. Raises ValueError if there is a
@@ -289,7 +299,7 @@ def make_run(
     folder = pathlib.Path(workdir)
     if any((folder / name).exists() for name in (runs.CONFIG, checkpoint.FOLDER)):
         raise ValueError(f"{workdir} holds a run: choose another --workdir")
-    model, variables, chains = load_torch_checkpoint(path, norm=norm)
+    model, variables, chains, unused = _load(path, norm)
     c = c.copy_and_resolve_references() if c else _config_of(model, chains)
     c.model.update(
         name="wide_resnet", depth=model.depth, width=model.width, norm=model.norm or ""
@@ -303,12 +313,17 @@ def make_run(
     shape = (32, 32, channels) if chains is None else chains.shape[1:]
 
     settings = build.settings(c, model.num_classes)
+    described = f"WRN-{model.depth}-{model.width}, norm {model.norm}"
+    described += f", {len(names)} classes"
     if not settings.weights.sampled:
         chains = None
+        described += "\nno chains, for its objective has no use for them"
     elif chains is None:
         key = jax.random.key(c.seed)
         chains = replay.init(key, c.sgld.buffer_size, shape).samples
-        logging.info("%s has no replay buffer: chains start from noise", path)
+        described += f"\n{len(chains)} chains from noise, the file having none"
+    else:
+        described += f"\n{len(chains)} chains"
     state = step.TrainState(
         step=np.int32(0),
         recoveries=np.int32(0),
@@ -324,11 +339,7 @@ def make_run(
         checkpoint.save(stored, 0, state, facts | {"sums": {}, "count": 0})
     with runs.claimed(workdir, c):
         pass
-    logging.info(
-        "%s: WRN-%d-%d, %d classes, norm %s, %s",
-        *(workdir, model.depth, model.width, model.num_classes, model.norm),
-        "no chains" if chains is None else f"{len(chains)} chains",
-    )
+    return f"{described}\nleft aside, being unused: {_list(unused)}"
 
 
 def export_run(workdir: str, path: str) -> None:
@@ -365,8 +376,7 @@ def _class_names(c, num_classes):
 
     try:
         names = data.class_names(c.data.name, data_dir=c.data.data_dir or None)
-    except FileNotFoundError as error:
-        logging.info("classes go by their numbers: %s", error)
+    except FileNotFoundError:
         return tuple(map(str, range(num_classes)))
     if len(names) != num_classes:
         raise ValueError(
@@ -382,7 +392,7 @@ def main(argv):
     if args["to-torch"].value:
         export_run(args.workdir, argv[1])
     else:
-        make_run(argv[1], args.workdir, args.config, norm=args.norm)
+        print(make_run(argv[1], args.workdir, args.config, norm=args.norm))
 
 
 if __name__ == "__main__":
