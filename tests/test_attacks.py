@@ -176,6 +176,26 @@ def test_it_returns_the_worst_point_of_the_path_that_a_plain_loop_takes(loss):
     np.testing.assert_allclose(found, worst, atol=1e-6)
 
 
+def test_restarts_take_losses_in_turns():
+    x, labels = images(size=6)
+    options = dict(random_start=False, eps=0.3, step_size=0.06, num_steps=15)
+    alone = [
+        compiled(KEY, network, x, labels, loss=loss, **options)
+        for loss in ("cross_entropy", "margin")
+    ]
+    both = compiled(
+        KEY,
+        network,
+        x,
+        labels,
+        loss=("cross_entropy", "margin"),
+        num_restarts=2,
+        **options,
+    )
+    harm = [attacks.margin(network(z), labels) for z in (*alone, both)]
+    np.testing.assert_allclose(harm[2], np.maximum(*harm[:2]), rtol=1e-5)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_fgsm_is_the_first_point_of_that_path(norm):
     x, labels = images(size=6)

@@ -108,15 +108,7 @@ def fgsm(
     return jnp.clip(x + _broad(eps, x) * ball.steepest(grad(x)), *bounds)
 
 
-def worse(
-    logits_fn: LogitsFn, labels: jax.Array, x: jax.Array, other: jax.Array
-) -> jax.Array:
-    """Of x and `other`, image by image, that with the larger margin against it."""
-    harm, others_harm = (margin(logits_fn(z), labels) for z in (x, other))
-    return _choose(others_harm > harm, other, x)
-
-
-class _Best(NamedTuple):
+class _Worst(NamedTuple):
     x: jax.Array
     harm: jax.Array  # [B], positive where the attack has what it wants
 
@@ -134,7 +126,7 @@ def pgd(
     num_restarts: int = 1,
     random_start: bool = True,
     bounds: tuple[float, float] = (-1.0, 1.0),
-    loss: str = "cross_entropy",
+    loss: str | tuple[str, ...] = "cross_entropy",
     targeted: bool = False,
     random: bool = False,
     early_stop: bool = False,
@@ -147,60 +139,58 @@ def pgd(
     the largest margin against it; so more steps or restarts never help the
     classifier, and what is wrong already stays wrong.
 
-    * `loss`: "cross_entropy" or "margin".
+    * `loss`: "cross_entropy", "margin", or several that restarts take in turns.
     * `targeted`: the labels are those that the attack wants to see.
     * `random`: logits_fn is a random classifier, (key, x) -> [B, K], and gets a
       key of its own at every look. Which visited point is worst is then subject
       to luck: judge the result with fresh keys.
-    * `early_stop`: end a restart once the whole batch is wrong. For a rate of
-      success, not for random classifiers, nor for the strongest examples.
+    * `early_stop`: end once the whole batch is wrong. For a rate of success, not
+      for random classifiers, nor for the strongest examples.
     """
+    names = (loss,) if isinstance(loss, str) else tuple(loss)
     if norm not in NORMS:
         raise ValueError(f"norm is {norm!r}, not 'linf' or 'l2'")
-    if loss not in LOSSES:
+    if not names or set(names) - set(LOSSES):
         raise ValueError(f"loss is {loss!r}, not 'cross_entropy' or 'margin'")
     ball, sign = NORMS[norm], -1 if targeted else 1
     eps, step_size = _broad(eps, x), _broad(step_size, x)
-
-    def evaluate(key, z):
-        return logits_fn(key, z) if random else logits_fn(z)
-
-    def harm_of(key, z):
-        return sign * margin(evaluate(key, z), labels)
-
-    def ascend(key, z):
-        """The harm done at z, and the next z."""
-
-        def objective(z):
-            logits = evaluate(key, z)
-            return sign * LOSSES[loss](logits, labels).sum(), margin(logits, labels)
-
-        grad, harm = jax.grad(objective, has_aux=True)(z)
-        return sign * harm, project(z + step_size * ball.steepest(grad))
+    period = num_steps + 1
 
     def project(z):
         return jnp.clip(x + ball.project(z - x, eps), *bounds)
 
-    def restart(best, key):
-        k_start, k_steps, k_end = jax.random.split(key, 3)
-        z = project(x + eps * ball.uniform(k_start, x)) if random_start else x
+    def start(key):
+        return project(x + eps * ball.uniform(key, x)) if random_start else x
 
-        def going(carry):
-            step, _, best = carry
-            return (step < num_steps) & ~(early_stop & jnp.all(best.harm > 0))
+    def ascend(key, z, turn):
+        """The harm done at z, and the next z."""
 
-        def body(carry):
-            step, z, best = carry
-            harm, following = ascend(jax.random.fold_in(k_steps, step), z)
-            return step + 1, following, _worse(best, _Best(z, harm))
+        def objective(z):
+            logits = logits_fn(key, z) if random else logits_fn(z)
+            each = jnp.stack([LOSSES[name](logits, labels).sum() for name in names])
+            return sign * each[turn % len(names)], sign * margin(logits, labels)
 
-        _, z, best = lax.while_loop(going, body, (0, z, best))
-        return _worse(best, _Best(z, harm_of(k_end, z))), None
+        grad, harm = jax.grad(objective, has_aux=True)(z)
+        return harm, project(z + step_size * ball.steepest(grad))
 
-    k_clean, k_restarts = jax.random.split(key)
-    clean = _Best(x, harm_of(k_clean, x))
-    best, _ = lax.scan(restart, clean, jax.random.split(k_restarts, num_restarts))
-    return best.x
+    def body(carry):
+        visit, z, worst = carry
+        k_look, k_start = jax.random.split(jax.random.fold_in(key, visit))
+        harm, following = ascend(k_look, z, (visit - 1) // period)
+        worst = _choose(harm > worst.harm, _Worst(z, harm), worst)
+        restart = visit % period == 0
+        following = lax.cond(restart, start, lambda _: following, k_start)
+        return visit + 1, following, worst
+
+    def going(carry):
+        visit, _, worst = carry
+        more = visit < 1 + num_restarts * period
+        return more & ~(early_stop & jnp.all(worst.harm > 0))
+
+    # One loop over all points, so that the network is compiled once: x, then for
+    # each restart its start and `num_steps` more.
+    nothing = _Worst(x, jnp.full(len(x), -jnp.inf, x.dtype))
+    return lax.while_loop(going, body, (0, x, nothing))[2].x
 
 
 class Minimal(NamedTuple):
@@ -227,20 +217,17 @@ def minimal_distance(
     the eps tried. The first tries `max_eps`. JEM's robustness curves are made of
     such distances: the accuracy at eps is the share of images with a larger one.
     """
-    ball = NORMS[norm]
+    ball, sign = NORMS[norm], -1 if pgd_options.get("targeted") else 1
 
-    def fooled(z, key):
-        logits = logits_fn(key, z) if pgd_options.get("random") else logits_fn(z)
-        harm = margin(logits, labels)
-        return (-harm if pgd_options.get("targeted") else harm) > 0
+    def is_wrong(z):
+        return sign * margin(logits_fn(z), labels) > 0
 
     def search(carry, key):
         found, low = carry
-        k_pgd, k_judge = jax.random.split(key)
         unknown = jnp.isinf(found.distance)
         eps = jnp.where(unknown, max_eps, (low + found.distance) / 2)
         z = pgd(
-            k_pgd,
+            key,
             logits_fn,
             x,
             labels,
@@ -250,17 +237,14 @@ def minimal_distance(
             num_steps=num_steps,
             **pgd_options,
         )
-        distance = ball.size(z - x).reshape(len(x))
-        success = fooled(z, k_judge)
-        nearer = success & (distance < found.distance)
-        low = jnp.where(success | unknown, low, eps)
+        distance, wrong = ball.size(z - x).reshape(len(x)), is_wrong(z)
+        nearer = wrong & (distance < found.distance)
+        low = jnp.where(wrong | unknown, low, eps)
         return (_choose(nearer, Minimal(z, distance), found), low), None
 
-    k_clean, k_rounds = jax.random.split(key)
-    zero = jnp.zeros(len(x), x.dtype)
-    nothing = jnp.where(fooled(x, k_clean), zero, jnp.inf)
-    keys = jax.random.split(k_rounds, num_rounds)
-    (found, _), _ = lax.scan(search, (Minimal(x, nothing), zero), keys)
+    none = Minimal(x, jnp.where(is_wrong(x), 0.0, jnp.inf).astype(x.dtype))
+    start = none, jnp.zeros(len(x), x.dtype)
+    (found, _), _ = lax.scan(search, start, jax.random.split(key, num_rounds))
     return found
 
 
@@ -305,10 +289,6 @@ def distal(
     start = 0, x, jnp.zeros(len(x), jnp.int32), jnp.zeros(len(x), bool)
     _, z, taken, _ = lax.while_loop(going, body, start)
     return Distal(z, taken)
-
-
-def _worse(old: _Best, new: _Best) -> _Best:
-    return _choose(new.harm > old.harm, new, old)
 
 
 def _choose(condition, yes, no):

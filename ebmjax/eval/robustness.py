@@ -10,7 +10,7 @@ import numpy as np
 
 from ebmjax import runs
 from ebmjax.eval import attacks, calibration, judge, ood, refinement
-from ebmjax.eval.found import COLUMNS, Found, Watch, floats, key, picture
+from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, floats, key, npz, picture
 
 
 def attacked(run: runs.Run, watch: Watch) -> Found:
@@ -33,7 +33,7 @@ def attacked(run: runs.Run, watch: Watch) -> Found:
         eps = eps_list(c, norm)
         rows, worst = _sweep(run, x, labels, norm, eps, watch)
         numbers["norms"][norm] = {"sweep": rows}
-        shown = len(eps) // 2  # 8/255 and 0.5 of the defaults
+        shown = _reference(norm, [text for _, text in eps])
         numbers["norms"][norm]["pictured_eps"] = rows[shown]["eps_text"]
         files[f"attack_{norm}.png"] = _attack_picture(x, worst[shown])
         if c.distance_rounds:
@@ -48,7 +48,9 @@ def attacked(run: runs.Run, watch: Watch) -> Found:
         found = _refined(run, *refined, num_steps, watch)
         numbers.setdefault("refined", {})[f"{num_steps}"] = found
     if c.distal_steps:
-        numbers["distal"], files["distal.png"] = _distal(run, watch)
+        numbers["distal"], x = _distal(run, watch)
+        files["distal.png"] = picture(x, min(len(x), COLUMNS))
+        files["distal.npz"] = npz({"x": x})
     return Found(numbers, files)
 
 
@@ -59,6 +61,12 @@ def eps_list(c, norm: str) -> list[tuple[float, str]]:
     return [(eps, f"{eps:g}") for eps in c.eps_l2]
 
 
+def _reference(norm, texts):
+    """Which eps stands for all in a headline: the literature's, if it is there."""
+    usual = {"linf": "8/255", "l2": "0.5"}[norm]
+    return texts.index(usual) if usual in texts else len(texts) // 2
+
+
 def _max_eps(c, norm):
     return c.max_eps_linf / 255 if norm == "linf" else c.max_eps_l2
 
@@ -67,23 +75,20 @@ def _sweep(run, x, labels, norm, eps, watch):
     """Accuracy at each eps -> rows of numbers, and x_adv [E, N, H, W, C]."""
     c = run.config.eval.attacks
 
-    def attack(model, k_attack, x, labels, eps):
-        worst = x
-        for i, loss in enumerate(c.losses):
-            found = attacks.pgd(
-                jax.random.fold_in(k_attack, i),
-                model.logits,
-                x,
-                labels,
-                norm=norm,
-                eps=eps,
-                step_size=c.step_share * eps,
-                num_steps=c.num_steps,
-                num_restarts=c.num_restarts,
-                loss=loss,
-                early_stop=True,
-            )
-            worst = attacks.worse(model.logits, labels, worst, found)
+    def attack(model, key, x, labels, eps):
+        worst = attacks.pgd(
+            key,
+            model.logits,
+            x,
+            labels,
+            norm=norm,
+            eps=eps,
+            step_size=c.step_share * eps,
+            num_steps=c.num_steps,
+            num_restarts=c.num_restarts * len(c.losses),
+            loss=tuple(c.losses),
+            early_stop=True,
+        )
         return worst, model.logits(worst).argmax(axis=-1) == labels
 
     # Every eps in one call: one program, in which each image has its own eps.
@@ -119,7 +124,8 @@ def _distances(run, x, labels, norm, watch):
             relative_step_size=c.step_share,
             num_steps=c.num_steps,
             num_rounds=c.distance_rounds,
-            loss=c.losses[-1],
+            num_restarts=len(c.losses),
+            loss=tuple(c.losses),
             early_stop=True,
         ).distance
 
@@ -163,7 +169,7 @@ def _refined(run, x, labels, num_steps, watch):
         # The official script has this noise under L-infinity attacks only.
         noise = c.refine_noise_std if norm == "linf" else 0.0
         eps = [(0.0, "0"), *eps_list(c, norm)]
-        curves = {"noise_std": noise}
+        curves = {}
         for gradient in c.refine_gradients:
 
             def attack(
@@ -207,7 +213,7 @@ def _refined(run, x, labels, num_steps, watch):
                 {"eps": value, "eps_text": text, "accuracy": float(accuracy)}
                 for (value, text), accuracy in zip(eps, correct, strict=True)
             ]
-        found["norms"][norm] = curves
+        found["norms"][norm] = {"noise_std": noise, "gradients": curves}
     return found
 
 
@@ -220,7 +226,7 @@ def _attack_picture(x, worst):
 
 
 def _distal(run, watch):
-    """One example a class, from the same noise. -> numbers of each, and a picture."""
+    """One example a class. -> numbers of each, and the images, uint8."""
     c = run.config.eval.attacks
     classes = np.arange(run.num_classes, dtype=np.int32)
     shape = (run.num_classes, *run.image_shape)
@@ -251,4 +257,4 @@ def _distal(run, watch):
         }
         for k in classes
     ]
-    return rows, picture(found, min(len(found), COLUMNS))
+    return rows, bytes_of(found)

@@ -17,9 +17,12 @@ from etils import epath
 from tqdm import tqdm
 
 from ebmjax import runs
-from ebmjax.eval import generation, parts, robustness
+from ebmjax.eval import generation, parts, report, robustness
+from ebmjax.eval.summary import table
 
-FILE, FOLDER = "eval.json", "eval"
+__all__ = ["PARTS", "evaluate", "failed", "read", "table"]
+
+FILE, FOLDER, REPORT = "eval.json", "eval", "report.html"
 PARTS = {
     "classification": parts.classification,
     "calibration": parts.calibrated,
@@ -35,7 +38,8 @@ def evaluate(
     parts: Iterable[str] = tuple(PARTS),
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Computes `parts` of a run (or of a run directory) and writes eval.json.
+    """Computes `parts` of a run (or of a run directory), writes eval.json, the
+    pictures in eval/, and report.html.
 
     Returns the whole of eval.json: parts that were there and are not asked for
     stay. A part that fails is {"error": why}; `failed` lists such parts. Every
@@ -57,7 +61,8 @@ def evaluate(
             try:
                 numbers, files = PARTS[part](run, _watch(bar, part))
             except Exception as error:  # whatever it is, the other parts go on
-                logging.exception("evaluation: %s failed", part)
+                logging.warning("evaluation: %s failed: %s", part, error)
+                logging.debug("", exc_info=True)
                 numbers, files = {"error": f"{type(error).__name__}: {error}"}, {}
             results[part] = numbers | {
                 "step": run.step,
@@ -65,6 +70,7 @@ def evaluate(
                 "seconds": round(time.monotonic() - started, 1),
                 "files": sorted(files),
             }
+            results = json.loads(to_json(results))  # as whoever reads it finds it
             if writes:
                 folder = epath.Path(run.workdir) / FOLDER
                 folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +78,9 @@ def evaluate(
                     write(folder / name, content)
                 write(epath.Path(run.workdir) / FILE, to_json(results))
             bar.update()
+    if writes:
+        page = report.render(results, epath.Path(run.workdir) / FOLDER)
+        write(epath.Path(run.workdir) / REPORT, page)
     return results
 
 
@@ -142,33 +151,6 @@ def write(path: epath.Path, content: str | bytes) -> None:
     new = path.with_name(path.name + ".new")
     new.write_bytes(content.encode() if isinstance(content, str) else content)
     new.replace(path)
-
-
-def table(results: dict) -> str:
-    """What eval.json says, in a few lines for the screen. Fractions in %."""
-    rows = []
-    for part in PARTS:
-        if part in results and "error" in results[part]:
-            rows.append((part, "failed: " + results[part]["error"]))
-    if "accuracy" in (found := results.get("classification", {})):
-        rows += _classification_rows(found, "test")
-        if "noised" in found:
-            noised = found["noised"]
-            rows += _classification_rows(noised, f"test, noise {noised['noise_std']}")
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def _classification_rows(found, what):
-    rows = [
-        (f"{what}: accuracy", f"{found['accuracy']:.2%} of {found['num_images']}"),
-        (f"{what}: NLL", f"{found['nll']:.4f} nats"),
-        (f"{what}: Brier", f"{found['brier']:.4f}"),
-        (f"{what}: ECE", f"{found['ece']:.2%} ({found['num_bins']} bins)"),
-    ]
-    if "top5_accuracy" in found:
-        rows.insert(1, (f"{what}: top-5 accuracy", f"{found['top5_accuracy']:.2%}"))
-    return rows
 
 
 def _plain(value):

@@ -1,0 +1,178 @@
+"""The drawings of a report: numbers in, SVG out that follows the page's colours.
+
+Every chart is one small panel, legible at the width of a phone; who wants more
+puts several side by side. Colours are those of a light page; in an SVG each is a
+CSS variable with that colour as its default, so that a dark page can set others.
+"""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+INK, MUTED, GRID = "#1b2330", "#66707f", "#dfe3e9"
+# Told apart by the colour-blind too (after Okabe & Ito), and by their dashes.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#a8479c", "#b08500", "#3fa0d6", "#7a5c46")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "rule"} | {
+    colour: f"series-{i}" for i, colour in enumerate(SERIES)
+}
+STYLE = {
+    "font.size": 10,
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+def svg(figure: Figure, name: str) -> str:
+    """An <svg> element to put into HTML. `name` makes the ids in it its own."""
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable}, {colour})")
+    return text
+
+
+def png(figure: Figure) -> bytes:
+    """The same on white, at twice the resolution of a screen."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=200, facecolor="white")
+    return file.getvalue()
+
+
+def reliability(bins: dict) -> Figure:
+    """Accuracy in each bin of confidence, and below it how many images are there.
+
+    `bins` is a `calibration.Reliability` as a dict; empty bins are absent.
+    """
+    edges, counts = np.asarray(bins["edges"]), np.asarray(bins["counts"])
+    some = counts > 0
+    left, width = edges[:-1][some], np.diff(edges)[some]
+    accuracy = np.asarray(bins["accuracy"], float)[some]
+    confidence = np.asarray(bins["confidence"], float)[some]
+    figure, (top, bottom) = _figure(2, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
+    top.bar(left, accuracy, width, align="edge", color=SERIES[0], alpha=0.55, lw=0)
+    top.vlines(confidence, accuracy, confidence, color=SERIES[1], lw=2)
+    top.plot(confidence, confidence, "o", color=SERIES[1], ms=3.5)
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    bottom.bar(left, counts[some] / counts.sum(), width, align="edge", color=SERIES[0])
+    bottom.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
+    for axis in (top.xaxis, top.yaxis, bottom.xaxis, bottom.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    top.tick_params(labelbottom=False)
+    return figure
+
+
+def reliability_curves(named: dict[str, dict]) -> Figure:
+    """Accuracy against confidence of several runs, marked by their bins' sizes."""
+    figure, (axes,) = _figure()
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
+    for i, (name, bins) in enumerate(named.items()):
+        counts = np.asarray(bins["counts"])
+        some = counts > 0
+        x = np.asarray(bins["confidence"], float)[some]
+        y = np.asarray(bins["accuracy"], float)[some]
+        axes.plot(x, y, label=name, **_line(i))
+        size = 4 + 90 * counts[some] / counts.sum()
+        axes.scatter(x, y, size, color=_line(i)["color"], alpha=0.6, lw=0)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
+    return _finish(figure, axes, percent="xy")
+
+
+def histograms(named: dict[str, np.ndarray], xlabel: str) -> Figure:
+    """Densities of several samples of a number; the first, the data, is filled.
+
+    The range is that of 99 % of each; what lies beyond is in the outermost bins.
+    """
+    figure, (axes,) = _figure()
+    ends = np.array([np.quantile(x, [0.005, 0.995]) for x in named.values()])
+    low, high = ends[:, 0].min(), ends[:, 1].max()
+    edges = np.linspace(low, max(high, low + 1e-6), 41)
+    for i, (name, x) in enumerate(named.items()):
+        density, _ = np.histogram(np.clip(x, *edges[[0, -1]]), edges)
+        density = density / density.sum()
+        line = _line(i)
+        if i == 0:
+            axes.stairs(density, edges, fill=True, color=line["color"], alpha=0.3)
+        axes.stairs(
+            density, edges, color=line["color"], ls=line["ls"], lw=1.6, label=name
+        )
+    axes.set(xlabel=xlabel, ylabel="share of images", ylim=(0, None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return _finish(figure, axes)
+
+
+def roc(named: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """{set: (share of out accepted, share of in accepted)}."""
+    figure, (axes,) = _figure()
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
+    for i, (name, (out, inside)) in enumerate(named.items(), start=1):
+        axes.plot(out, inside, label=name, **_line(i))
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlabel="out-of-distribution accepted", ylabel="test images accepted")
+    return _finish(figure, axes, percent="xy")
+
+
+def robustness(
+    named: dict[str, tuple[list, list]], xlabel: str, markers: bool = True
+) -> Figure:
+    """{attack or run: (eps, accuracy)}."""
+    figure, (axes,) = _figure()
+    for i, (name, (eps, accuracy)) in enumerate(named.items()):
+        marker = dict(marker="o", ms=4) if markers and len(eps) < 20 else {}
+        axes.plot(eps, accuracy, label=name, **_line(i), **marker)
+    axes.set(xlabel=xlabel, ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, None))
+    return _finish(figure, axes, percent="y")
+
+
+def trace(median, low, high) -> Figure:
+    """The energy along chains: its median and the range of 90 % of them."""
+    figure, (axes,) = _figure()
+    steps = np.arange(len(median))
+    axes.fill_between(steps, low, high, color=SERIES[0], alpha=0.25, lw=0)
+    axes.plot(steps, median, color=SERIES[0], lw=1.6)
+    axes.set(xlabel="SGLD steps", ylabel="energy E(x), nats", xlim=(0, len(steps) - 1))
+    return _finish(figure, axes)
+
+
+def _figure(rows=1, height_ratios=(1,)):
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 3.4), layout="constrained")
+        axes = figure.subplots(rows, 1, height_ratios=height_ratios, squeeze=False)
+    return figure, axes[:, 0]
+
+
+def _line(i):
+    return {
+        "color": SERIES[i % len(SERIES)],
+        "ls": DASHES[i % len(DASHES)],
+        "lw": 1.6,
+    }
+
+
+def _finish(figure, axes, percent=""):
+    if "x" in percent:
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if "y" in percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if axes.get_legend_handles_labels()[1]:
+        with matplotlib.rc_context(STYLE):
+            axes.legend(loc="best")
+    return figure
