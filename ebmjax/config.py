@@ -52,6 +52,7 @@ def default() -> ml_collections.ConfigDict:
     c.sgld.reinit_prob = 0.05  # that a chain starts afresh from U(-1, 1)
     c.sgld.class_conditional = False  # p_x's negatives from p(y) p(x | y)
     c.sgld.replace = False  # may two chains share a slot, as in JEM's code
+    c.sgld.train_mode = False  # chains see batch norm's batch moments and dropout
     c.sgld.buffer_size = 10_000  # chains kept, over all devices
 
     c.optimizer = ml_collections.ConfigDict()
@@ -121,6 +122,7 @@ def default() -> ml_collections.ConfigDict:
     c.eval.attacks.judge = False  # foolbox on the same images, to compare
     c.eval.attacks.distal_steps = 200  # at most, from noise to a class; 0 is none
     c.eval.attacks.distal_step_size = 0.2  # L2, in [-1, 1]
+    c.eval.attacks.distal_confidence = 0.9  # p(class | x) at which it ends
     c.eval.samples = ml_collections.ConfigDict()
     c.eval.samples.num_chains = 250  # also how many are scored; the papers: 50,000
     c.eval.samples.num_steps = 200  # SGLD steps from noise; JEM: 40,000

@@ -1,8 +1,10 @@
 """The parts of an evaluation, on a small classifier of the digits."""
 
 import functools
+import io
 import json
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from ebmjax import config, data, models, parallel, runs
-from ebmjax.eval import attacks, calibration, ood, parts, robustness, summary
+from ebmjax.eval import attacks, calibration, ood, parts, robustness
 from ebmjax.eval import run as evaluation
 
 
@@ -319,7 +321,7 @@ def test_foolbox_judges_the_same_images(run):
 
 
 def test_the_judge_is_asked_for_by_name_where_it_is_missing(run, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "foolbox", None)
+    monkeypatch.setitem(sys.modules, "foolbox", None)
     c = run.config.eval.attacks
     c.judge, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
     with pytest.raises(ImportError, match=r"pip install 'ebmjax\[foolbox\]'"):
@@ -363,24 +365,10 @@ def test_table_gives_per_cent(run):
     assert f"{accuracy:.2%}" in evaluation.table(results)
 
 
-def test_over_confidence_is_called_so():
-    bins = {"counts": [0, 4], "confidence": [None, 0.9], "accuracy": [None, 0.5]}
-    part = {
-        "num_bins": 2,
-        "as_trained": {"ece": 0.4, "reliability": bins},
-        "temperature": {"skipped": "for no reason"},
-    }
-    (verdict,) = summary.verdicts({"calibration": part})
-    assert verdict.answer == "ECE 40.0%"
-    assert verdict.detail == "over-confident: 90.0% sure, 50.0% right; 2 bins"
-
-
 def test_attack_losses_are_those_that_the_config_offers():
     assert set(config.default().eval.attacks.losses) == set(attacks.LOSSES)
     assert jax.device_count() == 4  # the parts are tested on several devices
 
 
 def _file(content):
-    import io
-
     return io.BytesIO(content)

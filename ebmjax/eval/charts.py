@@ -59,7 +59,8 @@ def png(figure: Figure) -> bytes:
 def reliability(bins: dict) -> Figure:
     """Accuracy in each bin of confidence, and below it how many images are there.
 
-    `bins` is a `calibration.Reliability` as a dict; empty bins are absent.
+    `bins` is a `calibration.Reliability` as a dict; empty bins are absent, those
+    with less than 1 % of the images pale.
     """
     edges, counts = np.asarray(bins["edges"]), np.asarray(bins["counts"])
     some = counts > 0
@@ -68,9 +69,13 @@ def reliability(bins: dict) -> Figure:
     confidence = np.asarray(bins["confidence"], float)[some]
     figure, (top, bottom) = _figure(2, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-    top.bar(left, accuracy, width, align="edge", color=SERIES[0], alpha=0.55, lw=0)
-    top.vlines(confidence, accuracy, confidence, color=SERIES[1], lw=2)
-    top.plot(confidence, confidence, "o", color=SERIES[1], ms=3.5)
+    for few, alpha in ((False, 1.0), (True, 0.3)):
+        of = (counts[some] < 0.01 * counts.sum()) == few
+        bars = {"align": "edge", "color": SERIES[0], "lw": 0, "alpha": 0.6 * alpha}
+        top.bar(left[of], accuracy[of], width[of], **bars)
+        x, line = confidence[of], {"color": SERIES[1], "alpha": alpha}
+        top.vlines(x, accuracy[of], x, lw=2, **line)
+        top.plot(x, x, "o", ms=3.5, **line)
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     bottom.bar(left, counts[some] / counts.sum(), width, align="edge", color=SERIES[0])
     bottom.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
@@ -81,17 +86,15 @@ def reliability(bins: dict) -> Figure:
 
 
 def reliability_curves(named: dict[str, dict]) -> Figure:
-    """Accuracy against confidence of several runs, marked by their bins' sizes."""
+    """Accuracy against confidence of several runs, in bins with 1 % or more."""
     figure, (axes,) = _figure()
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
     for i, (name, bins) in enumerate(named.items()):
         counts = np.asarray(bins["counts"])
-        some = counts > 0
+        some = counts >= 0.01 * counts.sum()
         x = np.asarray(bins["confidence"], float)[some]
         y = np.asarray(bins["accuracy"], float)[some]
-        axes.plot(x, y, label=name, **_line(i))
-        size = 4 + 90 * counts[some] / counts.sum()
-        axes.scatter(x, y, size, color=_line(i)["color"], alpha=0.6, lw=0)
+        axes.plot(x, y, label=name, marker="o", ms=4, **_line(i))
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
     return _finish(figure, axes, percent="xy")
 

@@ -143,18 +143,26 @@ def _rows(numbers):
             means[i] = spread["mean"]
             std = "" if spread["std"] is None else f" ± {measure.text(spread['std'])}"
             cells.append(measure.text(spread["mean"]) + std)
-        best = (max if row["better"] == "more" else min)(means.values())
-        rows.append(Row(cells, tuple(i for i, mean in means.items() if mean == best)))
+        best = {"more": max, "less": min}.get(row["better"], lambda _: None)
+        top = best(means.values())
+        rows.append(Row(cells, tuple(i for i, mean in means.items() if mean == top)))
     return rows
 
 
 def _ratio_notes(numbers):
     ratio = numbers["ece_ratio"]
-    return [
-        f"{ratio['measure']}: that of {name} is {times:.2f} times smaller than that of"
-        f" {ratio['baseline']}."
-        for name, times in ratio.get("times_smaller", {}).items()
-    ]
+    notes = []
+    for name, times in ratio.get("times_smaller", {}).items():
+        how = (
+            f"{times:.2f} times smaller"
+            if times >= 1
+            else f"{1 / times:.2f} times larger"
+        )
+        notes.append(
+            f"{ratio['measure']}: that of {name} is {how} than that of"
+            f" {ratio['baseline']}."
+        )
+    return notes
 
 
 def render(groups: list[Group], numbers: dict) -> str:
@@ -172,7 +180,7 @@ def render(groups: list[Group], numbers: dict) -> str:
                 charts.reliability_curves(calibrated),
                 "reliability",
                 "Reliability.",
-                "Dots are as large as their bins; below the diagonal: over-confident.",
+                "Bins with 1 % of the images or more; over-confident below the line.",
             )
         )
     for norm, scale, unit in (("linf", 255, "255ths"), ("l2", 1, "[0, 1] units")):

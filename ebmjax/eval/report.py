@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from etils import epath
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from ebmjax import pictures
 from ebmjax.eval import charts, ood, summary
@@ -55,6 +56,7 @@ class Section(NamedTuple):
     charts: list[Panel]
     tables: list[Table] = []
     tiles: Tiles | None = None
+    more_tables: list[Table] = []
     more: list[Panel] = []
     more_title: str = ""
     settings: str = ""
@@ -62,20 +64,40 @@ class Section(NamedTuple):
 
 def render(results: dict[str, Any], folder: epath.Path) -> str:
     """eval.json as a page; `folder` holds the pictures and arrays of its parts."""
-    sections = []
+    run, sections, notes = results["run"], [], _notes(results)
     for part, section in _SECTIONS.items():
         if found := summary.whole(results, part):
             settings = json.dumps(found["settings"], indent=1)
-            sections.append(section(found, folder)._replace(settings=settings))
-    run = results["run"]
+            try:
+                sections.append(section(found, folder)._replace(settings=settings))
+            except (KeyError, FileNotFoundError) as error:  # another version's, or gone
+                notes.append(f"{part} cannot be drawn, evaluate it again: {error!r}")
     return page(
         "report.html",
         title=run["name"],
         subtitle=_about(run),
         verdicts=summary.verdicts(results),
-        notes=_notes(results),
+        notes=notes,
         sections=sections,
     )
+
+
+def figures(results: dict[str, Any], folder: epath.Path) -> dict[str, Figure]:
+    """The page's main charts one by one, for other documents."""
+    found = {}
+    if part := summary.whole(results, "calibration"):
+        found["reliability"] = charts.reliability(part["as_trained"]["reliability"])
+    if part := summary.whole(results, "ood"):
+        arrays = _arrays(folder / "ood_scores.npz")
+        sets = [name for name, s in part["sets"].items() if "scores" in s]
+        for score in MAIN_SCORES:
+            found[f"ood_{score}"] = _ood_histogram(arrays, sets, score)
+    if part := summary.whole(results, "attacks"):
+        for norm in part["norms"]:
+            found[f"accuracy_{norm}"] = _attack_figure(part, norm)
+    if part := summary.whole(results, "samples"):
+        found["energies"] = _energy_figure(folder)
+    return found
 
 
 def page(template: str, **content) -> str:
@@ -182,14 +204,12 @@ def _calibration(part, folder):
 
 
 def _ood(part, folder):
-    with (folder / "ood_scores.npz").open("rb") as file:
-        arrays = dict(np.load(file))
+    arrays = _arrays(folder / "ood_scores.npz")
     sets = {n: s["scores"] for n, s in part["sets"].items() if "scores" in s}
     histograms, rocs = {}, {}
     for score in [s for s in SCORES if f"test/{s}" in arrays]:
-        named = {short(n): arrays[f"{n}/{score}"] for n in ("test", *sets)}
         histograms[score] = drawn(
-            charts.histograms(named, AXES.get(score, SCORES[score])),
+            _ood_histogram(arrays, sets, score),
             f"ood-{score}",
             f"{SCORES[score]}.",
         )
@@ -224,10 +244,16 @@ def _ood(part, folder):
         "Out-of-distribution detection",
         text,
         panels,
-        tables,
+        tables[:2],
+        more_tables=tables[2:],
         more=more if sets else [],
-        more_title="ROC curves and the other scores",
+        more_title="More tables, ROC curves and the other scores",
     )
+
+
+def _ood_histogram(arrays, sets, score):
+    named = {short(name): arrays[f"{name}/{score}"] for name in ("test", *sets)}
+    return charts.histograms(named, AXES.get(score, SCORES[score]))
 
 
 def _roc(arrays, name, score):
@@ -259,23 +285,9 @@ def _ood_table(part, sets, metric, name, best):
 def _attacks(part, folder):
     panels, tables = [], []
     for norm, found in part["norms"].items():
-        sweep = found["sweep"]
-        clean = part["clean_accuracy"]
-        curves = {"PGD": _points(sweep, clean)}
-        if "distances" in found:
-            curves["nearest mistake"] = survival(found["distances"], found["max_eps"])
-        for k, refined in part.get("refined", {}).items():
-            for gradient, rows in refined["norms"][norm]["gradients"].items():
-                curves[f"JEM-{k}, {gradient.replace('_', ' ')}"] = _points(rows)
-        if "judge" in found:
-            judged = found["judge"]["accuracies"]
-            curves["foolbox"] = [r["eps"] for r in sweep], judged
-        unit = "255ths" if norm == "linf" else "[0, 1] units"
-        scale = 255 if norm == "linf" else 1
-        scaled = {n: ([scale * e for e in x], y) for n, (x, y) in curves.items()}
         panels.append(
             drawn(
-                charts.robustness(scaled, f"{NORMS[norm]} eps, {unit}"),
+                _attack_figure(part, norm),
                 f"attack-{norm}",
                 f"Accuracy under {NORMS[norm]} attacks.",
                 _attack_caption(part, found),
@@ -302,6 +314,22 @@ def _attacks(part, folder):
     return Section("Attacks", text, panels, tables, tiles)
 
 
+def _attack_figure(part, norm):
+    found = part["norms"][norm]
+    curves = {"PGD": _points(found["sweep"], part["clean_accuracy"])}
+    if "distances" in found:
+        curves["nearest mistake"] = survival(found["distances"], found["max_eps"])
+    for k, refined in part.get("refined", {}).items():
+        for gradient, rows in refined["norms"][norm]["gradients"].items():
+            curves[f"JEM-{k}, {gradient.replace('_', ' ')}"] = _points(rows)
+    if "judge" in found:
+        eps = [row["eps"] for row in found["sweep"]]
+        curves["foolbox"] = eps, found["judge"]["accuracies"]
+    scale, unit = (255, "255ths") if norm == "linf" else (1, "[0, 1] units")
+    scaled = {name: ([scale * e for e in eps], y) for name, (eps, y) in curves.items()}
+    return charts.robustness(scaled, f"{NORMS[norm]} eps, {unit}")
+
+
 def _points(rows, clean=None):
     start = [] if clean is None else [(0.0, clean)]
     pairs = start + [(row["eps"], row["accuracy"]) for row in rows]
@@ -318,8 +346,8 @@ def survival(distances: list, max_eps: float) -> tuple[list, list]:
 def _attack_caption(part, found):
     caption = (
         f"PGD: {part['num_steps']} steps of {part['step_share']:g} eps,"
-        f" {part['num_restarts']} random start(s) for each loss"
-        f" ({', '.join(part['losses']).replace('_', ' ')}), the worst counts."
+        f" random starts for each loss ({', '.join(part['losses']).replace('_', ' ')}):"
+        f" {part['num_restarts']}; the worst counts."
     )
     if "distances" in found:
         far = [np.inf if d is None else d for d in found["distances"]]
@@ -364,8 +392,7 @@ def _attack_table(part, norm, found):
 
 
 def _distal(rows, folder, settings):
-    with (folder / "distal.npz").open("rb") as file:
-        images = np.load(file)["x"]
+    images = _arrays(folder / "distal.npz")["x"]
     tiles = []
     for row, image in zip(rows, images, strict=True):
         gained = row["log_density"] - row["log_density_of_noise"]
@@ -379,17 +406,15 @@ def _distal(rows, folder, settings):
         )
     return Tiles(
         "Distal adversarial examples",
-        "From uniform noise up log p(class | x) until the model is 90 % sure, in steps"
-        f" of {settings['distal_step_size']:g} (L2, on [-1, 1]). Does it look like the"
+        "From uniform noise up log p(class | x) until the model is"
+        f" {settings['distal_confidence']:.0%} sure, in steps of"
+        f" {settings['distal_step_size']:g} (L2, on [-1, 1]). Does it look like the"
         " class? In brackets what log p(x) gained.",
         tiles,
     )
 
 
 def _samples(part, folder):
-    with (folder / "energies.npz").open("rb") as file:
-        energies = dict(np.load(file))
-    order = [n for n in ("test", "buffer", "chains", "noise") if n in energies]
     trace = part["trace"]
     steps = (
         f"{part['num_steps']} SGLD steps of size {part['step_size']:g}, noise"
@@ -416,7 +441,7 @@ def _samples(part, folder):
             "selected by log p(x), and below each its five nearest training images.",
         ),
         drawn(
-            charts.histograms({n: energies[n] for n in order}, "energy E(x), nats"),
+            _energy_figure(folder),
             "energies",
             "Energies.",
             "Samples of a model that fits lie where test images lie.",
@@ -459,6 +484,17 @@ def _samples(part, folder):
         " more likely: log p(x) = -E(x) - log Z."
     )
     return Section("Samples", text, panels, [table])
+
+
+def _energy_figure(folder):
+    energies = _arrays(folder / "energies.npz")
+    order = [n for n in ("test", "buffer", "chains", "noise") if n in energies]
+    return charts.histograms({n: energies[n] for n in order}, "energy E(x), nats")
+
+
+def _arrays(path):
+    with path.open("rb") as file:
+        return dict(np.load(file))
 
 
 _SECTIONS = {

@@ -239,6 +239,7 @@ def _distal(run, watch):
             targets,
             step_size=c.distal_step_size,
             num_steps=c.distal_steps,
+            confidence=c.distal_confidence,
         )
         log_prob = -attacks.LOSSES["cross_entropy"](model.logits(found.x), targets)
         before, after = model.energy(x), model.energy(found.x)

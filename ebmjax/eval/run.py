@@ -17,7 +17,7 @@ from etils import epath
 from tqdm import tqdm
 
 from ebmjax import runs
-from ebmjax.eval import generation, parts, report, robustness
+from ebmjax.eval import charts, generation, parts, report, robustness
 from ebmjax.eval.summary import table
 
 __all__ = ["PARTS", "evaluate", "failed", "read", "table"]
@@ -79,9 +79,16 @@ def evaluate(
                 write(epath.Path(run.workdir) / FILE, to_json(results))
             bar.update()
     if writes:
-        page = report.render(results, epath.Path(run.workdir) / FOLDER)
-        write(epath.Path(run.workdir) / REPORT, page)
+        draw(run.workdir)
     return results
+
+
+def draw(workdir: str) -> None:
+    """Writes report.html, and its main charts as PNG, from what is in eval.json."""
+    results, folder = read(workdir), epath.Path(workdir) / FOLDER
+    for name, figure in report.figures(results, folder).items():
+        write(folder / f"{name}.png", charts.png(figure))
+    write(epath.Path(workdir) / REPORT, report.render(results, folder))
 
 
 def _watch(bar, part):
