@@ -76,6 +76,7 @@ def sampling(c: ml_collections.ConfigDict) -> objectives.Sampling:
         reinit_prob=c.sgld.reinit_prob,
         class_conditional=c.sgld.class_conditional,
         replace=c.sgld.replace,
+        train_mode=c.sgld.train_mode,
     )
 
 

@@ -88,6 +88,8 @@ def default() -> ml_collections.ConfigDict:
     c.parallel.cpu_devices = 0  # without an accelerator; 0 is one a core, up to 8
 
     c.eval = ml_collections.ConfigDict()
+    # What is evaluated at the end of training; the rest by ebmjax.eval, later.
+    c.eval.parts = ("classification", "calibration", "ood", "attacks", "samples")
     c.eval.batch_size = 500  # images, over all devices
     c.eval.checkpoint = "last"  # or "best", by validation accuracy
     c.eval.ema = False  # evaluate the averaged parameters
@@ -153,6 +155,7 @@ def variant(c: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDic
         c.sgld.buffer_size = 800
         c.every.log = c.every.checkpoint = c.every.samples = 2
         c.eval.batch_size = 32
+        c.eval.parts = ("classification",)
     return c
 
 

@@ -43,6 +43,7 @@ class Sampling(NamedTuple):
     reinit_prob: float = 0.05
     class_conditional: bool = False  # p_x's negatives from p(y) p(x | y), y uniform
     replace: bool = False
+    train_mode: bool = False  # the network as in training, which keeps no moments
 
 
 class Negatives(NamedTuple):

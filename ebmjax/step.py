@@ -96,11 +96,18 @@ def train_step(
     k_train = jax.random.fold_in(k_train, device)
 
     batch = _prepare(k_input, data, batch, device, settings.inputs)
+
+    def logits_fn(x):  # that the chains follow
+        if settings.sampling.train_mode:
+            key = jax.random.fold_in(k_train, 1)
+            return settings.network.train(state.params, state.stats, x, key)[0]
+        return settings.network.apply(state.params, state.stats, x)
+
     drawn, chains, sampler_metrics = objectives.Negatives(), state.chains, {}
     if settings.weights.sampled:
         drawn, chains, sampler_metrics = objectives.negatives(
             k_chains,
-            lambda x: settings.network.apply(state.params, state.stats, x),
+            logits_fn,
             state.chains,
             batch,
             weights=settings.weights,

@@ -238,36 +238,42 @@ def test_in_double_precision_all_agrees_to_ten_digits():
                 assert_close(ours[name], x, 1e-10, f"{objective} {name}")
 
 
-@pytest.mark.parametrize(
-    "weight_decay", [0.0, pytest.param(1e-2, marks=pytest.mark.slow)]
-)
-def test_three_steps_of_jem(weight_decay):
-    """The compiled step whole, chains, warm-up and Adam included. Noise is off, and
-    the buffer has one slot, so that where a chain starts is no matter of chance."""
-    rate, warmup_steps, batch_size = 1e-4, 2, 16
-    theirs, model, variables = both()
-    optimizer = reference.adam(theirs, rate, weight_decay)
-    start = uniform(1)
+def one_slot(model, variables, optimizer, start, **sampling):
+    """Settings and state of JEM in which nothing is left to chance: noise is off,
+    and all chains start from the buffer's only slot."""
     settings = steps.Settings(
         network=models.network(model),
-        optimizer=optim.optimizer(
-            "adam",
-            optim.schedule(rate, num_steps=100, warmup_steps=warmup_steps),
-            weight_decay=weight_decay,
-        ),
+        optimizer=optimizer,
         weights=objectives.Weights(cross_entropy=1.0, p_x=1.0),
         num_classes=10,
-        sampling=objectives.Sampling(noise_std=0.0, reinit_prob=0.0, replace=True),
+        sampling=objectives.Sampling(
+            noise_std=0.0, reinit_prob=0.0, replace=True, **sampling
+        ),
     )
     state = steps.TrainState(
         step=jnp.int32(0),
         recoveries=jnp.int32(0),
         params=variables["params"],
-        stats={},
-        opt_state=settings.optimizer.init(variables["params"]),
+        stats=variables["stats"],
+        opt_state=optimizer.init(variables["params"]),
         ema=None,
         chains=replay.Buffer(jnp.array(start)),
     )
+    return settings, state
+
+
+@pytest.mark.parametrize(
+    "weight_decay", [0.0, pytest.param(1e-2, marks=pytest.mark.slow)]
+)
+def test_three_steps_of_jem(weight_decay):
+    """The compiled step whole: chains, losses, warm-up and Adam."""
+    rate, warmup_steps, batch_size = 1e-4, 2, 16
+    theirs, model, variables = both()
+    optimizer = reference.adam(theirs, rate, weight_decay)
+    start = uniform(1)
+    schedule = optim.schedule(rate, num_steps=100, warmup_steps=warmup_steps)
+    ours = optim.optimizer("adam", schedule, weight_decay=weight_decay)
+    settings, state = one_slot(model, variables, ours, start)
     train_step = jax.jit(functools.partial(steps.train_step, settings=settings))
     image, label = digits(6 * batch_size)
     image = np.round((image + 1) * 127.5).astype(np.uint8)
@@ -301,6 +307,28 @@ def test_three_steps_of_jem(weight_decay):
             assert (p - before[name]).abs().max() > 1e-5
             assert_close(moved[name], p.detach(), 1e-6, name)
     assert_close(state.chains.samples, start, 1e-4, "buffer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train_mode", [False, True])
+def test_chains_see_batch_norm_in_either_mode(train_mode):
+    theirs, model, variables = both("batch")
+    start, batch_size = uniform(1), 4
+    optimizer = optim.optimizer("sgd", 0.0)
+    settings, state = one_slot(
+        model, variables, optimizer, start, num_steps=5, train_mode=train_mode
+    )
+    image = np.zeros((batch_size, SIZE, SIZE, 3), np.uint8)
+    batch = dict(image=image, label=np.zeros(batch_size, np.int32))
+    train_step = jax.jit(functools.partial(steps.train_step, settings=settings))
+    state, _ = train_step(state, None, batch, jax.random.key(0))
+    chains = to_torch(np.repeat(start, batch_size, axis=0))
+    right, wrong = (
+        to_numpy(reference.chain(theirs, chains, 5, noise_std=0, train_mode=mode)[:1])
+        for mode in (train_mode, not train_mode)
+    )
+    assert np.abs(right - wrong).max() > 1e-2
+    assert_close(state.chains.samples, right, 1e-4, "buffer")
 
 
 # Files

@@ -96,10 +96,19 @@ def score(model, x, labels=None):
     return torch.autograd.grad(log_p(model, x, labels).sum(), x)[0]
 
 
-def chain(model, x, num_steps, *, step_size=1.0, noise_std=0.01, labels=None):
+def chain(
+    model,
+    x,
+    num_steps,
+    *,
+    step_size=1.0,
+    noise_std=0.01,
+    labels=None,
+    train_mode=False,
+):
     """SGLD from x with the norms in evaluation mode, as the official sampler."""
     was_training = model.training
-    model.eval()
+    model.train(train_mode)
     for _ in range(num_steps):
         noise = noise_std * torch.randn_like(x)
         x = x + step_size * score(model, x, labels) + noise
