@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 
 FAULTS = (ValueError, KeyError, AttributeError, TypeError, OSError, RuntimeError)
@@ -19,8 +19,11 @@ FAULTS += (ImportError, NotImplementedError)
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, but what is wrong with a config is told in one sentence."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except FAULTS as error:
+        return flags.FLAGS(argv)
+    except (flags.Error, *FAULTS) as error:
+        # What a config file raises comes wrapped, its traceback in the message.
+        while "Traceback" in str(error) and (error.__cause__ or error.__context__):
+            error = error.__cause__ or error.__context__
         sys.exit(f"error: {_sentence(error)}")
 
 
@@ -43,9 +46,13 @@ def one_sentence(main: Callable) -> Callable:
 
 
 def _sentence(error):
+    if isinstance(error, AttributeError):  # ml_collections', around a KeyError
+        return "config has no key " + str(error).strip("'").replace("\\'", "'").replace(
+            "\\n", ": "
+        )
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return f"{kind}{text}"
+    told = isinstance(error, ValueError | KeyError | FileNotFoundError | flags.Error)
+    return ("" if told else f"{type(error).__name__}: ") + " ".join(str(text).split())
 
 
 def exit_code(number: int) -> int:

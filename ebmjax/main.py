@@ -42,7 +42,9 @@ def main(argv):
     except train.Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(cli.exit_code(interrupted.number))
-    results = evaluation.evaluate(runs.at(workdir, c), progress=sys.stderr.isatty())
+    run = runs.at(workdir, c)
+    progress = sys.stderr.isatty()
+    results = evaluation.evaluate(run, parts=c.eval.parts, progress=progress)
     print(evaluation.table(results))
     print(f"all of it is in {workdir}")
     sys.exit(1 if evaluation.failed(results) else 0)
