@@ -1,0 +1,113 @@
+"""Each file of configs/official does what the command line that it quotes asks for."""
+
+import argparse
+import importlib.util
+import pathlib
+import shlex
+
+import pytest
+
+from ebmjax import config
+
+FILES = sorted((pathlib.Path(__file__).parent.parent / "configs/official").glob("*.py"))
+STEPS_PER_EPOCH = 45_000 // 64
+assert FILES
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def official(docstring):
+    """The arguments of the quoted command, the official defaults for the others."""
+    _, _, line = docstring.partition("python train_wrn_ebm.py ")
+    line, _, _ = line.partition("\n\n")
+    ng_ebm = "--energy_variance_loss" in line
+    parser = argparse.ArgumentParser()
+    for flag, default in {
+        "lr": 1e-4,
+        "p_x_weight": 0.0 if ng_ebm else 1.0,
+        "p_y_given_x_weight": 1.0,
+        "p_x_y_weight": 0.0,
+        "energy_variance_loss": 0.0,
+        "energy_derivative_loss": 0.0,
+        "sigma": 0.03,
+        "weight_decay": 0.0,
+        "dropout_rate": 0.0,
+        "reinit_freq": 0.05,
+        "sgld_lr": 1.0,
+        "sgld_std": 0.01,
+        "decay_rate": 0.3,
+    }.items():
+        parser.add_argument(f"--{flag}", type=float, default=default)
+    for flag, default in {
+        "width": 10,
+        "depth": 28,
+        "warmup_iters": -1,
+        "batch_size": 64,
+        "n_epochs": 150 if ng_ebm else 200,
+        "n_steps": 20,
+        "buffer_size": 10_000,
+        "n_valid": 5_000,
+        "labels_per_class": -1,
+    }.items():
+        parser.add_argument(f"--{flag}", type=int, default=default)
+    for flag in ("dataset", "optimizer", "save_dir", "norm"):
+        parser.add_argument(f"--{flag}")
+    for flag in ("plot_uncond", "class_cond_p_x_sample"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    return parser.parse_args(shlex.split(line))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_config_is_the_command_line(path):
+    module = load(path)
+    a, c = official(module.__doc__), module.get_config()
+    config.check(c)
+    num_steps = a.n_epochs * STEPS_PER_EPOCH
+    boundaries = [e * STEPS_PER_EPOCH for e in (160, 180)]
+    assert {
+        "data.name": a.dataset,
+        "data.num_valid": a.n_valid,
+        "data.labels_per_class": max(a.labels_per_class, 0),
+        "data.pad": 4,
+        "data.flip": a.dataset != "svhn",
+        "data.noise_std": a.sigma,
+        "batch_size": a.batch_size,
+        "num_steps": num_steps,
+        "model.name": "wide_resnet",
+        "model.depth": a.depth,
+        "model.width": a.width,
+        "model.norm": a.norm or "",
+        "model.dropout_rate": a.dropout_rate,
+        "objective.cross_entropy": a.p_y_given_x_weight,
+        "objective.p_x": a.p_x_weight,
+        "objective.p_x_y": a.p_x_y_weight,
+        "objective.energy_variance": a.energy_variance_loss,
+        "objective.approximate_mass": a.energy_derivative_loss,
+        "sgld.step_size": a.sgld_lr,
+        "sgld.noise_std": a.sgld_std,
+        "sgld.num_steps": a.n_steps,
+        "sgld.buffer_size": a.buffer_size,
+        "sgld.reinit_prob": a.reinit_freq,
+        "sgld.class_conditional": a.class_cond_p_x_sample,
+        "sgld.train_mode": False,
+        "optimizer.name": a.optimizer,
+        "optimizer.learning_rate": a.lr,
+        "optimizer.b1": 0.9,
+        "optimizer.b2": 0.999,
+        "optimizer.warmup_steps": a.warmup_iters,
+        "optimizer.decay_factor": a.decay_rate,
+        "optimizer.weight_decay": a.weight_decay,
+        "optimizer.boundaries": tuple(b for b in boundaries if b < num_steps),
+        "optimizer.clip_norm": 0.0,
+        "recovery.max_loss": 1e8,
+        "eval.noise_std": a.sigma,
+    }.items() - config.flatten(c).items() == set()
+    # Only chains and p(x) tell one batch from two, or draws with and without return.
+    if a.energy_variance_loss == 0:
+        assert c.data.separate_streams and c.sgld.replace
+    assert f"--config=configs/official/{path.name}" in module.__doc__
