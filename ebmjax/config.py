@@ -182,10 +182,22 @@ def check(c: ml_collections.ConfigDict) -> None:
     _one_of("optimizer.decay", c.optimizer.decay, optim.DECAYS)
     _one_of("parallel.method", c.parallel.method, parallel.METHODS)
     _one_of("eval.checkpoint", c.eval.checkpoint, ("last", "best"))
+    several = {
+        "parts": default().eval.parts,
+        "attacks.norms": ("linf", "l2"),
+        "attacks.losses": ("cross_entropy", "margin"),
+        "attacks.refine_gradients": ("true", "straight_through"),
+    }
+    for key, choices in several.items():
+        for value in get(c.eval, key):
+            _one_of(f"eval.{key}", value, choices)
     positive = (
         "batch_size num_steps sgld.step_size sgld.num_steps sgld.buffer_size"
         " optimizer.learning_rate recovery.max_loss every.log every.checkpoint"
         " every.samples checkpoint.keep_last eval.batch_size eval.num_bins"
+        " eval.ood.num_images eval.attacks.num_images eval.attacks.batch_size"
+        " eval.attacks.num_steps eval.attacks.num_restarts eval.samples.num_chains"
+        " eval.samples.num_steps eval.samples.num_reference"
     )
     for key in positive.split():
         if get(c, key) <= 0:

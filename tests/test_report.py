@@ -2,6 +2,8 @@ import html.parser
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -399,6 +401,37 @@ def test_what_cannot_be_compared_is_named(tmp_path, missing):
 def test_one_run_is_no_comparison(tmp_path):
     with pytest.raises(ValueError, match="two runs or more"):
         compare.write([str(tmp_path)], str(tmp_path / "out"))
+
+
+# --- the command line -------------------------------------------------------------
+
+
+def command(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "ebmjax.eval", *args], capture_output=True, text=True
+    )
+
+
+def test_compare_on_the_command_line(tmp_path):
+    out = tmp_path / "out"
+    done = command("--compare", *runs_to_compare(tmp_path), f"--workdir={out}")
+    assert done.returncode == 0, done.stderr
+    assert "ECE, 15 bins" in done.stdout and (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "args, sentence",
+    [
+        (["--eval.ood.stes=1"], "error: --eval: 'stes' Did you mean \"sets\""),
+        ([], "error: --workdir is missing: a run directory"),
+        (["--workdir=no"], "error: no is not a run directory: it has no config.json"),
+        (["--workdir=no", "else"], "error: what is 'else'?"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told_in_one_sentence(args, sentence):
+    done = command(*args)
+    assert done.returncode == 1 and done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1 and not done.stdout
 
 
 # --- in words ---------------------------------------------------------------------

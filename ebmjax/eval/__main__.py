@@ -2,7 +2,7 @@ r"""Evaluates a run that is there, or compares several.
 
 python -m ebmjax.eval --workdir=runs/jem_digits
 python -m ebmjax.eval --workdir=runs/jem_digits --parts=calibration,ood \
-    --eval.ood.sets="('svhn_cropped', 'interpolation')"
+    --eval.ood.sets=svhn_cropped,interpolation
 python -m ebmjax.eval --compare runs/classifier runs/jem --workdir=runs/compared
 """
 
@@ -15,10 +15,25 @@ from ebmjax import cli, config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory")
 _PARTS = flags.DEFINE_list("parts", None, "which parts; all if not given")
-_EVAL = config_flags.DEFINE_config_dict("eval", config.default().eval)
 _COMPARE = flags.DEFINE_bool(
     "compare", False, "compare the evaluated runs that follow; --workdir is new"
 )
+
+
+def parse(argv):
+    """absl's parser. A config's flags are read where they are defined, so that is
+    done here, where an error still becomes one sentence."""
+    try:
+        config_flags.DEFINE_config_dict("eval", config.default().eval)
+    except cli.FAULTS as error:
+        inner = error.args[0]  # a KeyError, for a key that does not exist
+        told = inner.args[0] if isinstance(inner, KeyError) else inner
+        sys.exit(f"error: --eval: {' '.join(str(told).split())}")
+    return cli.parse(argv)
+
+
+def _split(part):
+    return tuple(part.split(",")) if isinstance(part, str) else (part,)
 
 
 def main(argv):
@@ -37,6 +52,8 @@ def main(argv):
 
     c = runs.read_config(_WORKDIR.value)
     for key, value in config_flags.get_override_values(flags.FLAGS["eval"]).items():
+        if isinstance(value, tuple):  # a,b,c comes as one string
+            value = sum((_split(part) for part in value), ())
         config.assign(c, f"eval.{key}", value)
     config.check(c)
     parallel.start(cpu_devices=c.parallel.cpu_devices)
@@ -55,4 +72,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(cli.one_sentence(main), flags_parser=cli.parse)
+    app.run(cli.one_sentence(main), flags_parser=parse)

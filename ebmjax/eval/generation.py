@@ -126,7 +126,8 @@ def _scores(run, drawn, watch):
     rows = {}
     for name, f, g in zip(sets, features, logits, strict=True):
         kid = frechet.kid(f, reference, subset_size=min(1_000, num))
-        score = frechet.inception_score(calibration.softmax(g))
+        splits = min(10, num)
+        score = frechet.inception_score(calibration.softmax(g), num_splits=splits)
         rows[name] = {
             "frechet_distance": frechet.frechet_distance(f, reference),
             "kid": kid._asdict(),

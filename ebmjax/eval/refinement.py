@@ -2,7 +2,7 @@
 
 Grathwohl et al. (2020), on robustness. A refined classifier is random, hence a
 function of a key too: an attack on it has to take the expectation over that key,
-and its gradient has to pass through the chain.
+and should let its gradient pass through the chain.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,12 @@ def refine(
       are kept and each step is computed a second time on the way back, so the
       memory is that of one step and `num_steps` images.
     * "straight_through": the identity, as in the official attack script, which
-      moves the image behind autograd's back. An attack that uses it does not
-      see the chain and overstates the robustness.
+      moves the image behind autograd's back.
+
+    An attack should try both and count the worse: straight-through does not see
+    the chain and may overstate the robustness; and where the energy was never
+    trained, as in a plain classifier, chains are rough, and the true gradient leads
+    nowhere.
     """
 
     def energy_fn(x):
