@@ -1,0 +1,43 @@
+"""JEM's distal adversarials: noise changed until a class is certain.
+
+    python -m experiments.jem_distal --train [--small]
+
+In the paper's picture JEM's become images of the class, a classifier's stay noise. It
+gives no numbers; the steps that it took and log p(x) stand for them here.
+"""
+
+import statistics
+
+from experiments import common
+from experiments.common import Spec, percent
+
+PARTS = ("attacks",)
+
+
+def specs(small):
+    return [Spec("classifier"), Spec("jem")]
+
+
+def report(results):
+    rows, pictures = [], {}
+    for spec, found in results.items():
+        distal = found.numbers["attacks"]["distal"]
+
+        def median(key, distal=distal):
+            return statistics.median(example[key] for example in distal)
+
+        rows.append(
+            (
+                common.label(spec),
+                f"{median('num_steps'):.0f}",
+                percent(median("confidence")),
+                f"{median('log_density') - median('log_density_of_noise'):+.2f} nats",
+            )
+        )
+        pictures[spec.objective] = found.file("distal.png").read_bytes()
+    columns = ("model", "steps", "confidence", "log p(x) against noise's")
+    return common.Report(columns, rows, pictures, "Medians over the classes.")
+
+
+if __name__ == "__main__":
+    common.main(__doc__, specs, PARTS, report)

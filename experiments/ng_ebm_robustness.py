@@ -1,0 +1,20 @@
+"""NG-EBM's attack figure: robustness beside a classifier's and JEM's.
+
+    python -m experiments.ng_ebm_robustness --train [--small]
+
+The paper's curves, L∞ to 20/255 and L2 to 250/255, attack classifiers that refine the
+image by one SGLD step first: JEM-1 here.
+"""
+
+from experiments import common, jem_robustness
+from experiments.common import Spec
+
+PARTS = jem_robustness.PARTS
+
+
+def specs(small):
+    return [Spec("classifier"), Spec("jem"), Spec("ng_ebm")]
+
+
+if __name__ == "__main__":
+    common.main(__doc__, specs, PARTS, jem_robustness.report)
