@@ -1,5 +1,6 @@
 """The parts of an evaluation, on a small classifier of the digits."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from ebmjax import config, data, models, parallel, runs
-from ebmjax.eval import attacks, calibration, ood, parts, robustness
+from ebmjax.eval import attacks, calibration, generation, ood, parts, robustness
 from ebmjax.eval import run as evaluation
 
 
@@ -313,7 +314,7 @@ def test_foolbox_judges_the_same_images(run):
     pytest.importorskip("foolbox")  # an extra
     c = run.config.eval.attacks
     c.judge, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
-    c.num_steps = 20
+    c.num_steps, c.batch_size = 20, 8
     found = robustness.attacked(run, watch).numbers["norms"]["linf"]
     ours = [row["accuracy"] for row in found["sweep"]]
     assert found["judge"]["confirmed"]
@@ -348,10 +349,24 @@ def test_samples_numbers_and_pictures(run):
     assert "buffer.png" in found["files"]
 
 
+def test_an_extractor_that_is_not_there_says_what_to_pass(run):
+    run.config.eval.samples.extractor = "inception"
+    with pytest.raises(FileNotFoundError, match="extractor: inception is not a run"):
+        generation.sampled(run, watch)
+
+
+def test_another_run_may_be_the_extractor(run, monkeypatch, tmp_path):
+    other = make_run(tmp_path)
+    monkeypatch.setattr(runs, "load", lambda workdir: {"other": other}[workdir])
+    run.config.eval.samples.extractor = "other"
+    own_features = generation.sampled(make_run(tmp_path), watch).numbers["scores"]
+    scores = generation.sampled(run, watch).numbers["scores"]
+    assert scores["extractor"] == "other" and own_features["extractor"] == "this run"
+    assert scores["sets"] == own_features["sets"]  # for it is the same network
+
+
 def test_without_a_buffer_there_are_chains(run):
-    found = evaluation.generation.sampled(
-        runs.dataclasses.replace(run, buffer=None), watch
-    )
+    found = generation.sampled(dataclasses.replace(run, buffer=None), watch)
     assert found.numbers["neighbours_of"] == "chains"
     assert "buffer.png" not in found.files
 

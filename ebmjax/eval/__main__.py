@@ -18,6 +18,7 @@ _PARTS = flags.DEFINE_list("parts", None, "which parts; all if not given")
 _COMPARE = flags.DEFINE_bool(
     "compare", False, "compare the evaluated runs that follow; --workdir is new"
 )
+cli.launch_flags()
 
 
 def parse(argv):
@@ -48,7 +49,7 @@ def main(argv):
     if len(argv) > 1:
         raise ValueError(f"what is {argv[1]!r}? Flags look like --eval.key=value")
 
-    from ebmjax import parallel, runs
+    from ebmjax import runs
 
     c = runs.read_config(_WORKDIR.value)
     for key, value in config_flags.get_override_values(flags.FLAGS["eval"]).items():
@@ -56,18 +57,21 @@ def main(argv):
             value = sum((_split(part) for part in value), ())
         config.assign(c, f"eval.{key}", value)
     config.check(c)
-    parallel.start(cpu_devices=c.parallel.cpu_devices)
-    cli.set_up_jax()
+    cli.start(cpu_devices=c.parallel.cpu_devices)
 
+    from ebmjax import parallel
     from ebmjax.eval import run as evaluation
+
+    parallel.let_sigterm_end()
 
     results = evaluation.evaluate(
         runs.at(_WORKDIR.value, c),
         parts=_PARTS.value or tuple(evaluation.PARTS),
         progress=sys.stderr.isatty(),
     )
-    print(evaluation.table(results))
-    print(f"all of it is in {_WORKDIR.value}")
+    if parallel.index() == 0:
+        print(evaluation.table(results))
+        print(f"all of it is in {_WORKDIR.value}")
     sys.exit(1 if evaluation.failed(results) else 0)
 
 

@@ -14,6 +14,7 @@ PER_CLASS = 5  # images a class at each end
 def sampled(run: runs.Run, watch: Watch) -> Found:
     """Chains and their energies, what the model finds likely, distances to data."""
     c, splits = run.config.eval.samples, run.splits()
+    extractor = _extractor(run)  # before anything that takes long
     columns = min(run.num_classes, COLUMNS)
     start, chains = _chains(run, c.num_chains, watch("chains on p(x)"))
     labels = np.tile(np.arange(columns, dtype=np.int32), PER_CLASS)
@@ -43,13 +44,14 @@ def sampled(run: runs.Run, watch: Watch) -> Found:
         "trace": dict(zip(("q05", "median", "q95"), quantiles, strict=True)),
         "class_columns": list(run.class_names[:columns]),
         "neighbours_of": shown,
-        "scores": _scores(run, drawn, watch),
+        "scores": _scores(run, extractor, drawn, watch),
     }
     files = {
         "chains.png": picture(drawn["chains"][:100], COLUMNS),
         "chains_by_class.png": picture(by_class.x, columns),
         "neighbours.png": picture(np.concatenate(neighbours), len(likely)),
         "energies.npz": npz(energies),
+        "samples.npz": npz(drawn),
     }
     if "buffer" in drawn:
         files["buffer.png"] = picture(drawn["buffer"][:100], COLUMNS)
@@ -95,19 +97,34 @@ def _extremes(run, log_density, columns):
     }
 
 
-def _scores(run, drawn, watch):
+def _extractor(run):
+    """The run whose features and classes judge the samples."""
+    path = run.config.eval.samples.extractor
+    if not path:
+        return run
+    try:
+        found = runs.load(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"config.eval.samples.extractor: {error}. Inception's weights are not part"
+            " of ebmjax: give its tools the images of eval/samples.npz, or their"
+            " features to ebmjax.eval.frechet"
+        ) from error
+    if found.image_shape != run.image_shape:
+        raise ValueError(
+            f"config.eval.samples.extractor {path} takes images {found.image_shape},"
+            f" this run makes {run.image_shape}"
+        )
+    return found
+
+
+def _scores(run, extractor, drawn, watch):
     """Fréchet distance, KID and Inception Score of every kind of samples.
 
     Test images are scored beside them, at the same number: as near to the
     training images as samples can be expected to come.
     """
     c, splits = run.config.eval.samples, run.splits()
-    judge = run if not c.extractor else runs.load(c.extractor)
-    if judge.image_shape != run.image_shape:
-        raise ValueError(
-            f"config.eval.samples.extractor {c.extractor} takes images"
-            f" {judge.image_shape}, this run makes {run.image_shape}"
-        )
     sets = {"test": splits.test.image} | drawn
     num = min(len(x) for x in sets.values())
     num = min(num, c.num_chains)
@@ -117,7 +134,7 @@ def _scores(run, drawn, watch):
 
     train = splits.train.image[: c.num_reference]
     images = np.concatenate([train, *(x[:num] for x in sets.values())])
-    features, logits = judge.map(
+    features, logits = extractor.map(
         extract, images, progress=watch("features of samples and data")
     )
     cuts = len(train) + num * np.arange(len(sets))

@@ -477,7 +477,8 @@ def _samples(part, folder):
         f"On {scores['num_features']} features and the classes of"
         f" {scores['extractor']}, {scores['num_samples']} samples of each kind, none"
         f" selected, against {scores['num_reference']:,} training images. Not FID and"
-        " IS, which are of an Inception network: compare with the row of test images.",
+        " IS, which are of an Inception network: compare with the row of test images."
+        " The samples are in eval/samples.npz.",
     )
     text = (
         "What the model's own chains make, and what it finds likely. Lower energy is"

@@ -17,6 +17,8 @@ def attacked(run: runs.Run, watch: Watch) -> Found:
     """Accuracy under attack, distances to the nearest mistake, refined classifiers
     under attack, and distal adversarial examples."""
     c, test = run.config.eval.attacks, run.splits().test
+    if c.judge:
+        judge.modules()  # missing ones are missed before anything that takes long
     test = test.take(slice(c.num_images))
     x, labels = floats(test.image), test.label
     numbers = {
@@ -150,6 +152,7 @@ def _judged(run, x, labels, norm, rows):
         eps=[2 * row["eps"] for row in rows],
         step_share=c.step_share,
         num_steps=c.num_steps,
+        batch_size=c.batch_size,
     )
     worst = max(
         row["accuracy"] - theirs for row, theirs in zip(rows, accuracies, strict=True)
