@@ -121,6 +121,12 @@ def test_logits_densities_and_scores(norm):
     assert_close(ours[far], theirs[far], 1e-5, "score")
 
 
+def test_at_the_official_size_the_pool_is_a_mean():
+    theirs, model, variables = both()
+    x = np.kron(uniform(3), np.ones((1, 2, 2, 1), np.float32))  # 32x32: 8x8 pooled
+    assert_close(model.apply(variables, x), theirs(to_torch(x)).detach(), 2e-4)
+
+
 @pytest.mark.parametrize("labels", [None, np.arange(16) % 10])
 def test_a_chain_without_noise(labels):
     _, model, variables = both()
