@@ -165,20 +165,6 @@ def batch_indices(seed, step, *, num_examples, batch_size) -> np.ndarray:
     return epoch_order(seed, epoch, num_examples)[start : start + batch_size]
 
 
-def padded_batches(dataset, batch_size) -> Iterator[dict]:
-    """Every example once and in order: "image", "label", "mask", all [batch_size, ...].
-
-    The last batch is filled up with zeros; `mask` (float32) is 1 on examples, 0 there.
-    """
-    for start in range(0, len(dataset.label), batch_size):
-        image, label = dataset.take(slice(start, start + batch_size))
-        batch = dict(image=image, label=label, mask=np.ones(len(label), np.float32))
-        missing = batch_size - len(label)
-        for key, x in batch.items() if missing else ():
-            batch[key] = np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-        yield batch
-
-
 def fits(dataset, limit_mib) -> bool:
     """Whether the images take `limit_mib` MiB or less."""
     return dataset.image.nbytes <= limit_mib * 2**20

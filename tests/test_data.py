@@ -394,21 +394,6 @@ def test_labelled_indices_are_so_many_of_each_class():
         data.labelled_indices(label, 7, 6, seed=2)
 
 
-def test_padded_batches_count_every_example_once():
-    dataset = data.Dataset(*pictures("test"))
-    batches = list(data.padded_batches(dataset, 5))
-    assert len(batches) == 3
-    for batch in batches:
-        assert batch["image"].shape == (5, *SHAPE)
-        assert batch["label"].shape == batch["mask"].shape == (5,)
-        assert batch["mask"].dtype == np.float32
-    whole = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
-    np.testing.assert_array_equal(whole["mask"], [1] * 12 + [0] * 3)
-    np.testing.assert_array_equal(whole["image"][:12], dataset.image)
-    np.testing.assert_array_equal(whole["label"][:12], dataset.label)
-    assert not whole["image"][12:].any()
-
-
 def test_fits_counts_mebibytes():
     dataset = data.Dataset(np.zeros((2, 1024, 1024, 1), np.uint8), np.zeros(2))
     assert data.fits(dataset, 2)
