@@ -1,0 +1,30 @@
+# Everything runs in an environment of its own, made at the first call.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-fast lint bench clean
+
+demo: .venv/ready  ## train JEM on the handwritten digits, evaluate it, report
+	$(BIN)/python -m ebmjax.main --config=configs/jem_digits.py
+
+test: .venv/ready  ## every test, the slow ones too
+	$(BIN)/python -m pytest -n 2
+
+test-fast: .venv/ready  ## the tests that take under ten seconds each
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/ready  ## times a step against plain PyTorch's
+	$(BIN)/python -m pip install --quiet -e '.[torch]' -c constraints.txt
+	$(BIN)/python -m benchmarks
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e '.[test]' -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache
