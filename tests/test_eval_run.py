@@ -314,11 +314,13 @@ def test_foolbox_judges_the_same_images(run):
     pytest.importorskip("foolbox")  # an extra
     c = run.config.eval.attacks
     c.judge, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
-    c.num_steps, c.batch_size = 20, 8
+    c.num_steps, c.step_share, c.batch_size = 20, 0.1, 8
     found = robustness.attacked(run, watch).numbers["norms"]["linf"]
     ours = [row["accuracy"] for row in found["sweep"]]
     assert found["judge"]["confirmed"]
-    np.testing.assert_allclose(ours, found["judge"]["accuracies"], atol=0.051)
+    theirs = found["judge"]["accuracies"]  # of last points only, by one loss
+    np.testing.assert_allclose(ours[:2], theirs[:2], atol=0.051)
+    assert ours[2] <= theirs[2] < 0.6
 
 
 def test_the_judge_is_asked_for_by_name_where_it_is_missing(run, monkeypatch):
