@@ -27,9 +27,10 @@ def specs(small):
 
 
 def report(results):
-    rows, bins, means = [], {}, {}
+    rows, bins, means, data = [], {}, {}, {}
     for spec, found in results.items():
         group = means.setdefault((spec.dataset, spec.objective), {})
+        data[spec.dataset] = found.numbers["run"]["data"]
         trained = found.numbers["calibration"]["as_trained"]
         values = {
             "accuracy": found.numbers["classification"]["accuracy"],
@@ -49,7 +50,7 @@ def report(results):
             ] + [FACTORS[dataset]]
         rows.append(
             (
-                found.numbers["run"]["data"] if len(FACTORS) == 1 else dataset,
+                data[dataset],
                 common.label(Spec(objective)),
                 *(_spread(group[name]) for name in ("accuracy", "ece", "midpoint")),
                 *factors,

@@ -87,3 +87,58 @@ def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="jem_digits-seed=3 holds no finished"):
         common.result(spec, tmp_path, (), small=True, may_train=False)
     assert not list(tmp_path.iterdir())
+
+
+BINS = {"counts": [3, 7], "confidence": [0.4, 0.9], "accuracy": [0.5, 0.8]}
+
+
+def calibrated(ece, midpoint=0.05):
+    trained = {"ece_20_bins": ece, "ng_ebm_midpoint_ece": midpoint, "reliability": BINS}
+    numbers = {
+        "run": {"data": "digits"},
+        "classification": {"accuracy": 0.97, "nll": 0.1},
+        "calibration": {"as_trained": trained, "temperature": {"ece": 0.01}},
+    }
+    return common.Result(numbers, pathlib.Path("nowhere"))
+
+
+def test_calibration_stands_beside_the_papers():
+    from experiments import jem_calibration
+
+    specs = jem_calibration.specs(small=False)
+    eces = {"classifier": 0.25, "jem": 0.05}
+    found = jem_calibration.report({s: calibrated(eces[s.objective]) for s in specs})
+    assert found.rows == [
+        ("classifier", "97.0 %", "25.0 %", "22.32 %", "1.0 %"),
+        ("JEM", "97.0 %", "5.0 %", "4.87 %", "1.0 %"),
+    ]
+
+
+def test_seeds_become_mean_spread_and_factor():
+    from experiments import ng_ebm_calibration
+
+    results = {}
+    for spec in ng_ebm_calibration.specs(small=True):
+        eces = {101: 0.10, 202: 0.12, 303: 0.11}
+        ece = eces[dict(spec.changes)["seed"]]
+        is_ng_ebm = spec.objective == "ng_ebm"
+        results[spec] = calibrated(ece / 2 if is_ng_ebm else ece)
+    classifier, ng_ebm = ng_ebm_calibration.report(results).rows
+    spread = ("97.0 % ± 0.0", "11.0 % ± 1.0", "5.0 % ± 0.0")
+    assert classifier == ("digits", "classifier", *spread, "", "", "")
+    assert ng_ebm[3] == "5.5 % ± 0.5"
+    assert ng_ebm[5:] == ("2.00", "1.00", "2.5")
+
+
+def test_ood_sets_of_the_paper_keep_their_columns():
+    from experiments import jem_ood
+
+    scores = {name: {"auroc": 0.5} for name in jem_ood.SCORES}
+    sets = {"interpolation": {"scores": scores}, "cifar100": {"error": "gone"}}
+    numbers = {"ood": {"sets": sets, "noise_std": 0.03}}
+    spec = common.Spec("jem")
+    found = jem_ood.report({spec: common.Result(numbers, pathlib.Path("nowhere"))})
+    columns = ("interpolation", "cifar100", "svhn_cropped", "celeb_a")
+    assert found.columns[3:] == columns
+    assert found.rows[0][2:] == ("here", "0.50", "not prepared", "", "")
+    assert found.rows[1][2:] == ("paper", "0.65", "0.67", "0.67", "0.75")
