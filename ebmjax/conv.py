@@ -140,19 +140,25 @@ def cpu_input_grad(g, w, *, geometry):
 def cpu_weight_grad(x, g, *, geometry):
     """One matrix product over all pixels, of g and the windows of x.
 
-    The larger matrix comes second, as the backend's blocks would have it.
+    The larger matrix comes second, as the backend's blocks would have it; and the
+    windows of a few images at a time, which a core's own cache holds.
     """
     (h, w), (rows, cols), s = geometry.kernel, geometry.output, geometry.stride
-    p = geometry.padding
+    p, inputs = geometry.padding, x.shape[3]
     if s == 1 and _winograd_fits(x, g, (h, w), [(p, p)] * 2, channels=16):
         return winograd.weight_grad(x, g)
-    x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
-    across = [x[:, :, b : b + s * (cols - 1) + 1 : s] for b in range(w)]
-    across = jnp.concatenate(across, axis=3)
-    window = [across[:, a : a + s * (rows - 1) + 1 : s] for a in range(h)]
-    over_pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
-    dw = lax.dot_general(g, jnp.concatenate(window, axis=3), over_pixels)
-    return jnp.moveaxis(dw.reshape(g.shape[3], h, w, x.shape[3]), 0, 3)
+
+    def some(x, g):
+        x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
+        across = [x[:, :, b : b + s * (cols - 1) + 1 : s] for b in range(w)]
+        across = jnp.concatenate(across, axis=3)
+        window = [across[:, a : a + s * (rows - 1) + 1 : s] for a in range(h)]
+        over_pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
+        return lax.dot_general(g, jnp.concatenate(window, axis=3), over_pixels)
+
+    images = CACHE // (4 * rows * cols * h * w * inputs)
+    dw = winograd.in_parts(images, some, x, g).sum(0)
+    return jnp.moveaxis(dw.reshape(g.shape[3], h, w, inputs), 0, 3)
 
 
 def _cpu_conv(x, w, padding):
@@ -197,6 +203,7 @@ def _conv_in_columns(x, w, padding):
 
 
 OVERHEAD = 8_000  # operations, of what XLA's YNNPACK does between two pixels
+CACHE = 1_200_000  # bytes: a core's own
 
 
 # --- The three primitives ------------------------------------------------------------

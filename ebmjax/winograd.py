@@ -60,7 +60,7 @@ def correlate(x: jax.Array, w: jax.Array) -> jax.Array:
         rows = rows.reshape(6, images, height // 4, width, -1)
         return jnp.stack(_combine(AT, rows), 2).reshape(images, height, width, -1)
 
-    return _in_parts(some, x).reshape(*x.shape[:3], -1)
+    return in_parts(_images(x), some, x).reshape(*x.shape[:3], -1)
 
 
 def weight_grad(x: jax.Array, g: jax.Array) -> jax.Array:
@@ -72,7 +72,7 @@ def weight_grad(x: jax.Array, g: jax.Array) -> jax.Array:
     def some(x, g):
         return lax.dot_general(_windows(x), _tiles(g), (((1,), (1,)), ((0,), (0,))))
 
-    m = _in_parts(some, x, g).sum(0).reshape(6, 6, x.shape[3], g.shape[3])
+    m = in_parts(_images(x), some, x, g).sum(0).reshape(6, 6, x.shape[3], g.shape[3])
     m = jnp.stack(_combine(_transpose(G), m))  # [3, 6, I, O], the width's taps first
     return jnp.stack(_combine(_transpose(G), [m[:, k] for k in range(6)]))
 
@@ -130,11 +130,15 @@ def _shift(x, axis, by):
     return lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
-def _in_parts(fn, *arrays):
-    """fn of `TILES` tiles at a time, its results stacked."""
-    count, height, width, _ = arrays[0].shape
-    most = max(1, TILES * 16 // (height * width))
-    size = max(n for n in range(1, most + 1) if count % n == 0)
+def _images(x):
+    """How many have `TILES` tiles."""
+    return TILES * 16 // (x.shape[1] * x.shape[2])
+
+
+def in_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
+    """fn(*arrays) on at most `most` images at a time, its results stacked."""
+    count = len(arrays[0])
+    size = max(n for n in range(1, max(most, 1) + 1) if count % n == 0)
     if size == count:
         return fn(*arrays)[None]
     parts = [x.reshape(count // size, size, *x.shape[1:]) for x in arrays]

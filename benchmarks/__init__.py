@@ -1,0 +1,1 @@
+"""Timings of ebmjax; `python -m benchmarks` compares it with PyTorch."""

@@ -1,0 +1,153 @@
+"""Our training step against PyTorch's: `python -m benchmarks [--full]`.
+
+For each case two processes take turns, so that what else the machine does meets both.
+First PyTorch finds loss, gradient and chains of the same weights, batch and noise, and
+they must agree with those that our compiled step found. Then come the times: a ratio
+is that of one round, PyTorch's over ours, and the medians and quartiles of rounds are
+printed.
+
+User and system time are the more telling where others use the machine too, but only
+with `--cores=1`: PyTorch's threads spin while they wait for each other.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import cases
+
+NETWORKS = [(10, 1, 64), (16, 2, 64), (16, 4, 32)]
+LARGE = (28, 10, 32)
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m benchmarks")
+    parser.add_argument("--full", action="store_true", help="WRN-28-10 too, in hours")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="a turn, at least")
+    parser.add_argument("--only", default="", help="cases with this in their names")
+    args = parser.parse_args()
+
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    peak = matmul_peak()
+    print(f"{machine()}; {args.cores} cores; matrix products: {peak / 1e9:.0f} GFLOP/s")
+    print(TITLE)
+    networks = NETWORKS + [LARGE] * args.full
+    for objective in cases.OBJECTIVES:
+        for depth, width, batch in networks:
+            case = cases.Case(objective, depth, width, batch)
+            if args.only in str(case):
+                row(case, args, peak)
+
+
+TITLE = """
+| case | PyTorch / ours, wall (quartiles) | the same, CPU | ours, images/s | \
+of peak: ours, PyTorch | MiB: ours, PyTorch | compiled in s (CPU s) | gradient off by |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def row(case, args, peak):
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/found.npz"
+        ours, theirs = Worker("ours", case, path), None
+        try:
+            about = ours.hear()
+            theirs = Worker("official", case, path)
+            differ = theirs.hear()["differ"]
+            rounds = [
+                (ours.turn(args.seconds), theirs.turn(args.seconds))
+                for _ in range(args.rounds)
+            ]
+        finally:
+            ours.end()
+            if theirs:
+                theirs.end()
+
+    def spread(kind):
+        ratios = [theirs[kind] / ours[kind] for ours, theirs in rounds]
+        low, middle, high = np.percentile(ratios, (25, 50, 75))
+        return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+    def median(of, kind):
+        return statistics.median(round[of][kind] for round in rounds)
+
+    share = [cases.step_flops(case) / median(of, "wall") / peak for of in (0, 1)]
+    print(
+        f"| {case} | {spread('wall')} | {spread('cpu')}"
+        f" | {case.batch / median(0, 'wall'):.0f}"
+        f" | {share[0]:.0%}, {share[1]:.0%}"
+        f" | {median(0, 'peak_mib'):.0f}, {median(1, 'peak_mib'):.0f}"
+        f" | {about['compile_s']:.1f} ({about['compile_cpu_s']:.1f})"
+        f" | {differ['gradient']:.0e} |",
+        flush=True,
+    )
+
+
+class Worker:
+    """A process of its own that times its steps when told to."""
+
+    def __init__(self, module, case, path):
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                f"benchmarks.{module}",
+                ",".join(map(str, case)),
+                path,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.count = None
+
+    def hear(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args} ended: {self.process.wait()}")
+        return json.loads(line)
+
+    def say(self, count):
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def turn(self, seconds):
+        if self.count is None:
+            self.count = max(1, round(seconds / self.say(1)["wall"]))
+        return self.say(self.count)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+def matmul_peak() -> float:
+    """Operations a second of NumPy's float32 matrix product, at best."""
+    a = np.ones((1536, 1536), np.float32)
+    best = float("inf")
+    for _ in range(8):
+        began = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - began)
+    return 2 * len(a) ** 3 / best
+
+
+def machine() -> str:
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":")[1].strip() for line in file if "model name" in line]
+    return f"{names[0] if names else platform.processor()}, {platform.system()}"
+
+
+if __name__ == "__main__":
+    main()
