@@ -176,7 +176,7 @@ def pgd(
     def body(carry):
         visit, z, worst = carry
         k_look, k_start = jax.random.split(jax.random.fold_in(key, visit))
-        harm, following = ascend(k_look, z, (visit - 1) // period)
+        harm, following = ascend(k_look, z, visit // period)
         worst = _choose(harm > worst.harm, _Worst(z, harm), worst)
         restart = visit % period == 0
         following = lax.cond(restart, start, lambda _: following, k_start)
