@@ -176,6 +176,7 @@ def is_finished(workdir: pathlib.Path, c: ml_collections.ConfigDict) -> bool:
 def write(folder: pathlib.Path, name: str, doc: str, found: Report) -> str:
     """NAME.md and its pictures in `folder`; returns the text."""
     lines = [found.columns, ["---"] * len(found.columns), *found.rows]
+    lines = [[cell.replace("|", "\\|") for cell in cells] for cells in lines]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     text = f"# {doc.strip().splitlines()[0]}\n\n{table}\n"
     if found.notes:
@@ -199,7 +200,7 @@ def label(spec: Spec) -> str:
     words = {
         "jem": "JEM",
         "jem_class_conditional": "JEM, class-conditional chains",
-        "jem_joint": "JEM, p(x \\| y) factored",
+        "jem_joint": "JEM, p(x | y) factored",
         "classifier": "classifier",
         "ng_ebm": "NG-EBM",
     }

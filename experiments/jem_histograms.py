@@ -26,7 +26,7 @@ def report(results):
     rows, pictures = [], {}
     with np.load(found.file("ood_scores.npz")) as scores:
         for score, text in SCORES.items():
-            values = {name: scores[f"{score}/{name}"] for name in names}
+            values = {name: scores[f"{name}/{score}"] for name in names}
             pictures[text.replace("(x)", "")] = charts.histograms(values, text)
             for name, x in values.items():
                 judged = sets.get(name, {}).get("scores")

@@ -72,10 +72,12 @@ def test_the_arithmetic_is_that_of_the_layers():
 
 
 def test_a_table_is_markdown_with_its_pictures_beside(tmp_path):
-    report = common.Report(("a", "b"), [("1", "2")], {"some bars": b"png"}, "Note.")
+    report = common.Report(
+        ("a", "b"), [("1", "p(y | x)")], {"some bars": b"png"}, "Note."
+    )
     text = common.write(tmp_path / "new", "name", "Title.\n\nmore", report)
     assert text == (
-        "# Title.\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\nNote.\n"
+        "# Title.\n\n| a | b |\n| --- | --- |\n| 1 | p(y \\| x) |\n\nNote.\n"
         "\n![some bars](name-some_bars.png)\n"
     )
     assert (tmp_path / "new/name.md").read_text() == text
