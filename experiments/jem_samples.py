@@ -2,8 +2,8 @@
 
     python -m experiments.jem_samples --train [--small]
 
-The paper's pictures are of 40,000 SGLD steps and more. A row of chains is one for each
-class, from noise; distances are by features of a classifier trained beside.
+The paper's pictures are of 40,000 SGLD steps and more. Columns of new chains, which
+start from noise, are classes; distances are by features of a classifier trained beside.
 """
 
 from experiments import common
