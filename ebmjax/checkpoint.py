@@ -5,8 +5,10 @@ A checkpoint holds a `step.TrainState` and a small dictionary of the host's
 devices, [D, N/D, ...], and dealt anew when the number of devices has changed.
 """
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -51,6 +53,21 @@ def manager(
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
+@contextlib.contextmanager
+def closing(
+    checkpoints: ocp.CheckpointManager,
+) -> Iterator[ocp.CheckpointManager]:
+    """Waits at the end for what is being saved, but not where a process has failed:
+    the others' part may never come."""
+    try:
+        yield checkpoints
+    except BaseException:
+        if not parallel.several():
+            checkpoints.close()
+        raise
+    checkpoints.close()
+
+
 def _accuracy(metrics):
     return metrics["accuracy"]
 
@@ -79,19 +96,23 @@ def restore_latest(
     """
     damaged = []
     for step in sorted(checkpoints.all_steps(), reverse=True):
+        reason = None
         try:
             check_alike(checkpoints, step, like)
             found = restore(checkpoints, step, like, num_blocks=num_blocks)
         except OtherModel:
             raise
         except Exception as error:  # tensorstore and orbax raise many kinds
-            reason = str(error).splitlines()[0][:200]
+            reason = (str(error) or repr(error)).splitlines()[0][:200]
+        if not parallel.all_agree(reason is None):
+            reason = reason or "another process failed to"
             logging.warning("checkpoint %d cannot be read: %s", step, reason)
             damaged.append(step)
             continue
         for step in damaged if jax.process_index() == 0 else ():
             folder = epath.Path(checkpoints.directory)
             (folder / str(step)).rename(folder.parent / f"damaged-{step}")
+        parallel.all_agree(True)  # that it is done
         checkpoints.reload()
         return found
     if damaged:

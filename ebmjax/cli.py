@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import flags
@@ -33,16 +34,43 @@ def one_sentence(main: Callable) -> Callable:
     @functools.wraps(main)
     def wrapped(argv):
         talkative = flags.FLAGS["v"].value > 0
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        absl_logging.set_verbosity("info" if talkative else "error")
+        _show_log(talkative)
         try:
             main(argv)
-        except FAULTS as error:
-            if talkative:
+        except (Exception, KeyboardInterrupt) as error:
+            if talkative or not isinstance(error, FAULTS):
+                _end_among_several(traceback.format_exc())
                 raise
+            _end_among_several(f"error: {_sentence(error)}")
             sys.exit(f"error: {_sentence(error)}")
 
     return wrapped
+
+
+def _show_log(talkative):
+    """What ebmjax logs goes to stderr, of the libraries only what is serious."""
+    absl_logging.set_verbosity("info" if talkative else "error")
+    # absl has put a handler of its own there, for what is logged through absl.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    if not talkative:
+        (handler,) = logging.getLogger().handlers
+        handler.addFilter(
+            lambda record: record.name == "root" or record.levelno >= logging.ERROR
+        )
+
+
+def _end_among_several(text):
+    """Ends the program here if it is one of several processes."""
+    parallel = sys.modules.get("ebmjax.parallel")
+    if parallel is None or not parallel.several():
+        return
+    print(
+        f"{text.rstrip()}\nThis was process {parallel.index()} of several. If another"
+        " one failed first, its output says why. Start all of them again: they go on"
+        " from the last checkpoint.",
+        file=sys.stderr,
+    )
+    parallel.leave(1)
 
 
 def _sentence(error):
@@ -53,6 +81,32 @@ def _sentence(error):
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     told = isinstance(error, ValueError | KeyError | FileNotFoundError | flags.Error)
     return ("" if told else f"{type(error).__name__}: ") + " ".join(str(text).split())
+
+
+def launch_flags() -> None:
+    """Defines what `start` reads."""
+    flags.DEFINE_bool(
+        "distributed",
+        None,
+        "join the processes of all hosts; found out under SLURM, Open MPI, GKE and by"
+        " JAX_NUM_PROCESSES, to be said on a TPU pod",
+    )
+    flags.DEFINE_integer(
+        "join_timeout", 300, "seconds to wait for the other processes", lower_bound=1
+    )
+
+
+def start(*, cpu_devices: int, batch_size: int = 1) -> None:
+    """Devices, other processes, compilation cache; before all other work with JAX."""
+    from ebmjax import parallel
+
+    parallel.start(
+        cpu_devices=cpu_devices,
+        batch_size=batch_size,
+        distributed=flags.FLAGS.distributed,
+        timeout=flags.FLAGS.join_timeout,
+    )
+    set_up_jax()
 
 
 def exit_code(number: int) -> int:

@@ -2,6 +2,7 @@
 
 python -m ebmjax.main --config=configs/jem_digits.py
 python -m ebmjax.main --config=configs/jem_cifar10.py:small --config.seed=1
+python -m ebmjax.main --config=configs/jem_cifar10.py --distributed  # on every host
 """
 
 import re
@@ -19,6 +20,8 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "the run directory; runs/<config name> if not given"
 )
 
+cli.launch_flags()
+
 
 def main(argv):
     if len(argv) > 1:
@@ -28,25 +31,29 @@ def main(argv):
         raise ValueError("--config is missing: for instance configs/jem_digits.py")
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename)
 
-    from ebmjax import config, parallel
+    from ebmjax import config
 
     config.check(c)
-    parallel.start(cpu_devices=c.parallel.cpu_devices, batch_size=c.batch_size)
-    cli.set_up_jax()
+    cli.start(cpu_devices=c.parallel.cpu_devices, batch_size=c.batch_size)
 
-    from ebmjax import runs, train
+    from ebmjax import parallel, runs, train
     from ebmjax.eval import run as evaluation
 
     try:
         train.fit(c, workdir)
     except train.Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        if parallel.index() == 0:
+            print(interrupted, file=sys.stderr)
         sys.exit(cli.exit_code(interrupted.number))
+    if not c.eval.parts:
+        return
+    parallel.let_sigterm_end()
     run = runs.at(workdir, c)
     progress = sys.stderr.isatty()
     results = evaluation.evaluate(run, parts=c.eval.parts, progress=progress)
-    print(evaluation.table(results))
-    print(f"all of it is in {workdir}")
+    if parallel.index() == 0:
+        print(evaluation.table(results))
+        print(f"all of it is in {workdir}")
     sys.exit(1 if evaluation.failed(results) else 0)
 
 

@@ -61,17 +61,22 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
     when `c.recovery.max_recoveries` returns to a checkpoint did not help.
     """
     config.check(c)
+    parallel.check_same("the config", config.to_json(c).encode())
     splits = build.splits(c)
+    for part in (splits.train, splits.valid):
+        parallel.check_same("the data set", part.image.data)
     settings = build.settings(c, len(splits.class_names))
     check_sizes(c, splits, settings)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_signals())
         stack.enter_context(runs.claimed(workdir, c))
         checkpoints = stack.enter_context(
-            checkpoint.manager(
-                workdir,
-                keep_last=c.checkpoint.keep_last,
-                keep_best=c.checkpoint.keep_best,
+            checkpoint.closing(
+                checkpoint.manager(
+                    workdir,
+                    keep_last=c.checkpoint.keep_last,
+                    keep_best=c.checkpoint.keep_best,
+                )
             )
         )
         resident, batches = stack.enter_context(stream(c, splits))
@@ -200,6 +205,7 @@ def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
             host = job.facts | {"sums": meter.sums, "count": meter.count}
             checkpoint.save(job.checkpoints, now, state, host, measured)
         if stop and not last:
+            job.checkpoints.wait_until_finished()
             raise Interrupted(job.signals[-1] if job.signals else signal.SIGTERM, now)
     job.checkpoints.wait_until_finished()
 
@@ -376,8 +382,12 @@ def _signals():
         received.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            if parallel.several():
+                parallel.tell_to_stop()
 
-    before = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    # Among several processes SIGTERM is heard by jax.distributed.
+    heard = [signal.SIGINT] if parallel.several() else [signal.SIGTERM, signal.SIGINT]
+    before = {n: signal.signal(n, note) for n in heard}
     try:
         yield received
     finally:

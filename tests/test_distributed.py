@@ -1,0 +1,128 @@
+"""Several processes, which really run, are one program.
+
+Here they have CPU devices, two processes of two for one of four; the devices of
+this process, of which there are four, give the numbers to compare with.
+"""
+
+import shutil
+import signal
+
+import chex
+import digits_mlp
+import jax
+import programs
+import pytest
+from programs import CLASSIFIER, LONG, NO_EVAL
+from test_train import numbers_of, state_of
+
+from ebmjax import runs, train
+from ebmjax.eval import run as evaluation
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run by this process with its four devices."""
+    workdir = tmp_path_factory.mktemp("alone")
+    train.fit(digits_mlp.get_config(), str(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The same by two processes of two devices, half of it and then the rest."""
+    workdir = tmp_path_factory.mktemp("together")
+    two = dict(devices=2, processes=2)
+    first = programs.run(workdir, "--config.num_steps=4", NO_EVAL, **two)
+    shutil.copytree(workdir, workdir.with_name("half"))
+    second = programs.run(workdir, **two)
+    assert "step 2/4" in first and "step 6/8" in second and "step 2/" not in second
+    return workdir
+
+
+def assert_same_run(a, b):
+    """Numbers of the log, and all of the state."""
+    assert_close(numbers_of(a), numbers_of(b))
+    assert_close(state_of(a), state_of(b))
+
+
+def assert_close(a, b):
+    """Numbers nearly, and all else exactly."""
+    text = lambda tree: jax.tree.map(lambda x: x if isinstance(x, str) else 0, tree)  # noqa: E731
+    rest = lambda tree: jax.tree.map(lambda x: 0 if isinstance(x, str) else x, tree)  # noqa: E731
+    assert text(a) == text(b)
+    chex.assert_trees_all_close(rest(a), rest(b), rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_that_were_interrupted_are_one(alone, together):
+    assert_same_run(alone, together)
+
+
+def test_two_processes_evaluate_as_one(alone, together):
+    c = digits_mlp.get_config()
+    found = evaluation.evaluate(runs.at(str(alone), c), parts=c.eval.parts)
+    for part in c.eval.parts:
+        ours, theirs = found[part], programs.results(together)[part]
+        for key in ("seconds", "settings"):
+            ours.pop(key), theirs.pop(key)
+        assert_close(ours, theirs)
+
+
+def test_one_process_goes_on_where_two_stopped(alone, together):
+    half = together.with_name("half")
+    whole = shutil.copytree(half, half.with_name("whole"))
+    train.fit(digits_mlp.get_config(), str(whole))
+    assert_same_run(alone, whole)
+
+
+def test_four_devices_checkpoint_goes_on_with_two_processes_of_one(alone, together):
+    quarter = shutil.copytree(together.with_name("half"), alone.with_name("quarter"))
+    told = programs.run(quarter, NO_EVAL, devices=1, processes=2)
+    assert "dealing chains of 4 devices to 2" in told
+    assert runs.load(quarter).step == 8
+    stored = state_of(quarter)[1]["chains"]["samples"]
+    assert stored.shape == (2, 200, 8, 8, 1)
+
+
+def test_sigterm_to_one_of_them_saves_all(tmp_path):
+    workdir = tmp_path / "run"
+    with programs.started(workdir, LONG, CLASSIFIER, devices=2, processes=2) as ours:
+        programs.until(lambda: programs.log_length(workdir) > 3, ours)
+        ours[1].send_signal(signal.SIGTERM)
+        codes = [program.wait(timeout=60) for program in ours]
+        told = ours[0].told()
+    assert codes == [75, 75], told
+    step = runs.load(workdir).step
+    assert f"saved at step {step} after SIGTERM; start again to go on" in told
+    assert numbers_of(workdir)[-1]["step"] <= step
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_death_of_one_ends_the_other(killed, tmp_path):
+    workdir = tmp_path / "run"
+    with programs.started(workdir, LONG, CLASSIFIER, processes=2) as ours:
+        programs.until(lambda: programs.log_length(workdir) > 3, ours)
+        ours[killed].kill()
+        other = ours[1 - killed]
+        assert other.wait(timeout=60) not in (0, 75)
+        told = other.told()
+    assert "another one failed" in told or "another task died" in told
+
+
+def test_a_process_whose_others_do_not_come_says_so(tmp_path):
+    for lone in (0, 1):
+        with programs.started(
+            tmp_path / "run", "--join_timeout=2", processes=2
+        ) as ours:
+            ours[1 - lone].kill()
+            assert ours[lone].wait(timeout=60) == 1
+            (line,) = ours[lone].told().strip().splitlines()
+        assert "the other processes did not join within 2 s" in line
+
+
+def test_processes_with_different_configs_do_not_start(tmp_path):
+    different = {1: ["--config.seed=1"]}
+    told = programs.run(tmp_path / "run", processes=2, different=different, code=1)
+    assert told.count("the config of processes [1] is not that of process 0") == 2
+    assert not (tmp_path / "run").exists()
