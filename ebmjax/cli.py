@@ -13,15 +13,15 @@ from collections.abc import Callable
 from absl import flags
 from absl import logging as absl_logging
 
-FAULTS = (ValueError, KeyError, AttributeError, TypeError, OSError, RuntimeError)
-FAULTS += (ImportError, NotImplementedError)
+# A user's mistakes and the machine's; what else is raised is ours, with traceback.
+FAULTS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
 
 
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, but what is wrong with a config is told in one sentence."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, *FAULTS) as error:
+    except (flags.Error, AttributeError, TypeError, *FAULTS) as error:
         # What a config file raises comes wrapped, its traceback in the message.
         while "Traceback" in str(error) and (error.__cause__ or error.__context__):
             error = error.__cause__ or error.__context__
@@ -129,3 +129,4 @@ def set_up_jax() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-8, 1)  # M_ARENA_MAX: a thread's own arena ignores the others

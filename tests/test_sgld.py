@@ -39,9 +39,7 @@ def test_a_gaussian_is_sampled_with_the_variance_of_the_discrete_chain(temperatu
     step_size = 0.2
     noise_std = sgld.langevin_noise_std(step_size, temperature)
     x = jnp.zeros((20_000, 2))
-    x, _ = chain(
-        jax.random.key(0), x, 100, step_size=step_size, noise_std=noise_std
-    )
+    x, _ = chain(jax.random.key(0), x, 100, step_size=step_size, noise_std=noise_std)
     # x' = (1 - a) x + s n has the stationary variance s² / (1 - (1 - a)²), which
     # is T / (1 - a/2): the exact temperature up to the bias of the step.
     expected = temperature / (1 - step_size / 2)
