@@ -13,4 +13,5 @@ def get_config(variant: str = "full"):
     c = config.default()
     c.data.name = "cifar100"
     c.num_steps = 150 * 703
+    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar10")
     return config.variant(c, variant)

@@ -17,4 +17,5 @@ def get_config(variant: str = "full"):
     c.optimizer.learning_rate = 3e-4
     c.optimizer.decay = "cosine"
     c.every.checkpoint = c.every.samples = 859
+    c.eval.ood.sets = ("mnist", "interpolation", "uniform", "constant")
     return config.variant(c, variant)

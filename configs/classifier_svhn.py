@@ -14,4 +14,5 @@ def get_config(variant: str = "full"):
     c.data.flip = False
     c.num_steps = 150 * 1066
     c.every.checkpoint = c.every.samples = 1066
+    c.eval.ood.sets = ("cifar10", "cifar100", "interpolation")
     return config.variant(c, variant)

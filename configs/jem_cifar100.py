@@ -16,4 +16,5 @@ def get_config(variant: str = "full"):
     c.num_steps = 200 * 703
     c.optimizer.decay = "step"
     c.optimizer.boundaries = (160 * 703, 180 * 703)
+    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar10")
     return config.variant(c, variant)

@@ -18,4 +18,5 @@ def get_config(variant: str = "full"):
     c.optimizer.decay = "step"
     c.optimizer.boundaries = (160 * 1066, 180 * 1066)
     c.every.checkpoint = c.every.samples = 1066
+    c.eval.ood.sets = ("cifar10", "cifar100", "interpolation")
     return config.variant(c, variant)

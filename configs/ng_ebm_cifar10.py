@@ -15,4 +15,5 @@ def get_config(variant: str = "full"):
     c.num_steps = 150 * 703
     c.objective.energy_variance = 1.0
     c.objective.approximate_mass = 1.0
+    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar100", "celeb_a")
     return config.variant(c, variant)

@@ -16,4 +16,5 @@ def get_config(variant: str = "full"):
     c.objective.energy_variance = 1.0
     c.objective.approximate_mass = 1.0
     c.every.checkpoint = c.every.samples = 1066
+    c.eval.ood.sets = ("cifar10", "cifar100", "interpolation")
     return config.variant(c, variant)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import ml_collections
 from absl import flags
 from absl import logging as absl_logging
 
@@ -96,14 +97,18 @@ def launch_flags() -> None:
     )
 
 
-def start(*, cpu_devices: int, batch_size: int = 1) -> None:
-    """Devices, other processes, compilation cache; before all other work with JAX."""
+def start(settings: ml_collections.ConfigDict, *, batch_size: int = 1) -> None:
+    """Devices, other processes, precision and compilation cache, as `config.parallel`
+    has them; before all other work with JAX."""
+    import jax
+
     from ebmjax import parallel
 
+    jax.config.update("jax_default_matmul_precision", settings.matmul_precision)
     parallel.start(
-        cpu_devices=cpu_devices,
+        cpu_devices=settings.cpu_devices,
         batch_size=batch_size,
-        distributed=flags.FLAGS.distributed,
+        distributed=flags.FLAGS["distributed"].value,
         timeout=flags.FLAGS.join_timeout,
     )
     set_up_jax()

@@ -57,7 +57,7 @@ def main(argv):
             value = sum((_split(part) for part in value), ())
         config.assign(c, f"eval.{key}", value)
     config.check(c)
-    cli.start(cpu_devices=c.parallel.cpu_devices)
+    cli.start(c.parallel)
 
     from ebmjax import parallel
     from ebmjax.eval import run as evaluation
