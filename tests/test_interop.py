@@ -268,9 +268,8 @@ def one_slot(model, variables, optimizer, start, **sampling):
     return settings, state
 
 
-@pytest.mark.parametrize(
-    "weight_decay", [0.0, pytest.param(1e-2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
 def test_three_steps_of_jem(weight_decay):
     """The compiled step whole: chains, losses, warm-up and Adam."""
     rate, warmup_steps, batch_size = 1e-4, 2, 16
