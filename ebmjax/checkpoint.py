@@ -63,7 +63,8 @@ def closing(
         yield checkpoints
     except BaseException:
         if not parallel.several():
-            checkpoints.close()
+            with contextlib.suppress(Exception):  # it would hide the first one
+                checkpoints.close()
         raise
     checkpoints.close()
 
@@ -79,11 +80,39 @@ def save(
     host: dict[str, Any],
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """Starts saving; returns when `state` may be donated."""
+    """Starts saving; returns when `state` may be donated.
+
+    Raises OSError if this one, or that before it, cannot be written.
+    """
     args = ocp.args.Composite(
         state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(host)
     )
-    checkpoints.save(step, args=args, metrics=metrics)
+    with _writing(checkpoints):
+        checkpoints.save(step, args=args, metrics=metrics)
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits until all is saved. Raises OSError if it cannot be written."""
+    with _writing(checkpoints):
+        checkpoints.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(checkpoints):
+    try:
+        yield
+    except Exception as error:  # tensorstore and orbax raise many kinds
+        raise OSError(
+            f"a checkpoint cannot be saved in {checkpoints.directory}: see whether"
+            " there is room, and start again to go on from the one before"
+            f" ({_short(error)})"
+        ) from error
+
+
+def _short(error):
+    """The first line, without its middle."""
+    line = (str(error) or repr(error)).splitlines()[0]
+    return line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
 
 
 def restore_latest(
@@ -103,7 +132,7 @@ def restore_latest(
         except OtherModel:
             raise
         except Exception as error:  # tensorstore and orbax raise many kinds
-            reason = (str(error) or repr(error)).splitlines()[0][:200]
+            reason = _short(error)
         if not parallel.all_agree(reason is None):
             reason = reason or "another process failed to"
             logging.warning("checkpoint %d cannot be read: %s", step, reason)

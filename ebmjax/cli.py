@@ -53,11 +53,16 @@ def _show_log(talkative):
     absl_logging.set_verbosity("info" if talkative else "error")
     # absl has put a handler of its own there, for what is logged through absl.
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+
+    def is_wanted(record):
+        if record.name == "root":
+            return True
+        record.exc_info = None  # if it matters to us, it is raised here too
+        return record.levelno >= logging.ERROR
+
     if not talkative:
         (handler,) = logging.getLogger().handlers
-        handler.addFilter(
-            lambda record: record.name == "root" or record.levelno >= logging.ERROR
-        )
+        handler.addFilter(is_wanted)
 
 
 def _end_among_several(text):

@@ -205,9 +205,9 @@ def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
             host = job.facts | {"sums": meter.sums, "count": meter.count}
             checkpoint.save(job.checkpoints, now, state, host, measured)
         if stop and not last:
-            job.checkpoints.wait_until_finished()
+            checkpoint.finish(job.checkpoints)
             raise Interrupted(job.signals[-1] if job.signals else signal.SIGTERM, now)
-    job.checkpoints.wait_until_finished()
+    checkpoint.finish(job.checkpoints)
 
 
 def check_metrics(at: int, metrics: dict[str, float], max_loss: float) -> None:
@@ -364,7 +364,7 @@ def _draw_chains(state, now, job):
 
 def _give_up(checkpoints, gone_back_to):
     """Deletes the newest checkpoint if the run went back to it once already."""
-    checkpoints.wait_until_finished()
+    checkpoint.finish(checkpoints)
     if gone_back_to is not None and checkpoints.latest_step() == gone_back_to:
         logging.warning("checkpoint %d is deleted: it diverges again", gone_back_to)
         checkpoints.delete(gone_back_to)

@@ -28,11 +28,9 @@ def started(workdir, *flags, devices=1, processes=1, different=None):
         *(f"--config.parallel.cpu_devices={devices}", *flags),
         *(["--distributed"] if processes > 1 else []),
     ]
-    environment = os.environ | {
+    shared = environment() | {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": str(processes),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     with contextlib.ExitStack() as stack:
         programs = []
@@ -41,7 +39,7 @@ def started(workdir, *flags, devices=1, processes=1, different=None):
             program = subprocess.Popen(
                 command + (different or {}).get(i, []),
                 cwd=ROOT,
-                env=environment | {"JAX_PROCESS_ID": str(i)},
+                env=shared | {"JAX_PROCESS_ID": str(i)},
                 stdout=stack.enter_context(log.open("w")),
                 stderr=subprocess.STDOUT,
             )
@@ -68,6 +66,14 @@ def until(condition, programs, timeout=60):
         told = "\n".join(program.told() for program in programs)
         assert time.monotonic() < limit and not any(p.poll() for p in programs), told
         time.sleep(0.01)
+
+
+def environment():
+    """Ours, with the compilation cache of all tests."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
 
 
 def log_length(workdir):
