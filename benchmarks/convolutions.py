@@ -84,7 +84,7 @@ def main():
 
     from ebmjax import cli, parallel
 
-    parallel.start(cpu_devices=args.devices, batch_size=case.batch)
+    parallel.start(cpu_devices=args.devices, sizes=(case.batch,))
     cli.set_up_jax()
     step, state, data, batch = ours.build(case)
     key = parallel.place(jax.random.key(0))

@@ -130,7 +130,7 @@ def main(case, path, devices=0):
 
     from ebmjax import cli, parallel
 
-    parallel.start(cpu_devices=devices, batch_size=case.batch)
+    parallel.start(cpu_devices=devices, sizes=(case.batch,))
     cli.set_up_jax()
     program, state, data, batch = build(case)
     key = parallel.place(jax.random.key(0))

@@ -7,6 +7,7 @@ devices, [D, N/D, ...], and dealt anew when the number of devices has changed.
 
 import contextlib
 import functools
+import json
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -84,6 +85,7 @@ def save(
 
     Raises OSError if this one, or that before it, cannot be written.
     """
+    host = json.loads(json.dumps(host))  # a copy: it is written later, by a thread
     args = ocp.args.Composite(
         state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(host)
     )
@@ -129,27 +131,39 @@ def restore_latest(
         try:
             check_alike(checkpoints, step, like)
             found = restore(checkpoints, step, like, num_blocks=num_blocks)
-        except OtherModel:
+        except (OtherModel, MemoryError):
             raise
         except Exception as error:  # tensorstore and orbax raise many kinds
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
             reason = _short(error)
         if not parallel.all_agree(reason is None):
             reason = reason or "another process failed to"
             logging.warning("checkpoint %d cannot be read: %s", step, reason)
             damaged.append(step)
             continue
-        for step in damaged if jax.process_index() == 0 else ():
-            folder = epath.Path(checkpoints.directory)
-            (folder / str(step)).rename(folder.parent / f"damaged-{step}")
-        parallel.all_agree(True)  # that it is done
-        checkpoints.reload()
+        for step in damaged:
+            put_aside(checkpoints, step, "damaged")
         return found
     if damaged:
         raise ValueError(
-            f"none of the checkpoints in {checkpoints.directory} can be read: start"
-            " in another workdir, or delete this one"
+            f"none of the checkpoints in {checkpoints.directory} can be read now"
+            f" ({reason}): nothing was changed there; see whether the storage is in"
+            " order, or start in another workdir"
         )
     return None
+
+
+def put_aside(checkpoints: ocp.CheckpointManager, step: int, why: str) -> None:
+    """Moves a checkpoint out of the way, to WORKDIR/{why}-{step}; nothing is lost."""
+    folder = epath.Path(checkpoints.directory)
+    aside = folder.parent / f"{why}-{step}"
+    if jax.process_index() == 0:
+        if aside.exists():
+            aside.rmtree()
+        (folder / str(step)).rename(aside)
+    parallel.all_agree(True)  # that it is done
+    checkpoints.reload()
 
 
 def restore(
@@ -158,35 +172,21 @@ def restore(
     """The state saved at `step`, placed on today's devices.
 
     `like` gives shapes and dtypes. Class-conditional chains lie in `num_blocks`
-    blocks of equal size on each device.
+    blocks of equal size on each device; on another number of devices than before
+    they are dealt anew.
     """
-    target = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        like,
-        parallel.shardings(like, AXES),
-    )
-    if like.chains is not None:
+    wanted = like.chains
+    if wanted is not None:
         stored = checkpoints.item_metadata(step)["state"].tree["chains"]["samples"]
-        if stored.shape != like.chains.samples.shape:
-            everywhere = jax.NamedSharding(parallel.mesh(), jax.P())
-            chains = jax.ShapeDtypeStruct(
-                stored.shape, stored.dtype, sharding=everywhere
-            )
-            target = target.replace(chains=replay.Buffer(chains))
-    args = ocp.args.PyTreeRestore(
-        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)
-    )
-    restored = checkpoints.restore(
-        step, args=ocp.args.Composite(state=args, host=ocp.args.JsonRestore())
-    )
-    state = restored["state"]
-    if target.chains is not None and target.chains.samples.sharding.is_fully_replicated:
-        samples = np.asarray(state.chains.samples)
-        num_devices = len(like.chains.samples)
-        logging.info("dealing chains of %d devices to %d", len(samples), num_devices)
-        samples = deal(samples, num_devices, num_blocks)
-        state = state.replace(chains=parallel.place(replay.Buffer(samples), 0))
-    return state, restored["host"]
+        as_stored = jax.ShapeDtypeStruct(stored.shape, stored.dtype)
+        like = like.replace(chains=replay.Buffer(as_stored))
+    state, host = _read(checkpoints, step, like)
+    if wanted is not None and stored.shape != wanted.samples.shape:
+        before, now = len(state.chains.samples), len(wanted.samples)
+        logging.info("dealing chains of %d devices to %d", before, now)
+        dealt = deal(state.chains.samples, now, num_blocks)
+        state = state.replace(chains=replay.Buffer(dealt))
+    return parallel.place(state, AXES), host
 
 
 def restore_model(
@@ -194,12 +194,20 @@ def restore_model(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `MODEL` names, as NumPy arrays, and the host's part; on any devices."""
     stored = checkpoints.item_metadata(step)["state"].tree
-    target = {name: stored[name] for name in MODEL}
+    return _read(checkpoints, step, {name: stored[name] for name in MODEL})
+
+
+def _read(checkpoints, step, target):
+    """The state's part `target` as NumPy, and the host's part.
+
+    Every process reads for itself. The manager's `restore` would have all of them
+    meet at its end, and wait there for one that finds its file damaged.
+    """
+    folder = epath.Path(checkpoints.directory) / str(step)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-    state = ocp.args.PyTreeRestore(target, restore_args=as_numpy, partial_restore=True)
-    args = ocp.args.Composite(state=state, host=ocp.args.JsonRestore())
-    restored = checkpoints.restore(step, args=args)
-    return restored["state"], restored["host"]
+    args = ocp.args.PyTreeRestore(target, restore_args=as_numpy, partial_restore=True)
+    state = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=args)
+    return state, ocp.JsonCheckpointHandler().restore(folder / "host")
 
 
 def check_alike(

@@ -102,9 +102,9 @@ def launch_flags() -> None:
     )
 
 
-def start(settings: ml_collections.ConfigDict, *, batch_size: int = 1) -> None:
+def start(settings: ml_collections.ConfigDict, *, sizes: tuple[int, ...] = ()) -> None:
     """Devices, other processes, precision and compilation cache, as `config.parallel`
-    has them; before all other work with JAX."""
+    has them; before all other work with JAX. `sizes` must divide over the devices."""
     import jax
 
     from ebmjax import parallel
@@ -112,7 +112,7 @@ def start(settings: ml_collections.ConfigDict, *, batch_size: int = 1) -> None:
     jax.config.update("jax_default_matmul_precision", settings.matmul_precision)
     parallel.start(
         cpu_devices=settings.cpu_devices,
-        batch_size=batch_size,
+        sizes=sizes,
         distributed=flags.FLAGS["distributed"].value,
         timeout=flags.FLAGS.join_timeout,
     )

@@ -27,7 +27,7 @@ def default() -> ml_collections.ConfigDict:
     c.data.pad = 4  # pixels of reflection padding before a random crop
     c.data.flip = True  # mirror half of the images
     c.data.noise_std = 0.03  # Gaussian, on images in [-1, 1]
-    c.data.resident_mib = 1024  # larger training sets stay on the host
+    c.data.resident_mib = 1024  # of a device; larger training sets stay on the host
 
     c.model = ml_collections.ConfigDict()
     c.model.name = "wide_resnet"  # or "convnet", "mlp"
@@ -75,11 +75,11 @@ def default() -> ml_collections.ConfigDict:
     c.recovery.lr_factor = 0.5  # multiplies the learning rate at each
 
     c.every = ml_collections.ConfigDict()  # in steps
-    c.every.log = 100
+    c.every.log = 100  # a line of numbers
     c.every.checkpoint = 703  # validate, then save
     c.every.samples = 703  # a picture of chains
     c.checkpoint = ml_collections.ConfigDict()
-    c.checkpoint.keep_last = 3
+    c.checkpoint.keep_last = 3  # checkpoints
     c.checkpoint.keep_best = 1  # by validation accuracy
     c.tensorboard = True  # write events, if tensorboardX is there
 
@@ -108,16 +108,16 @@ def default() -> ml_collections.ConfigDict:
     c.eval.attacks = ml_collections.ConfigDict()  # images in [0, 1]
     c.eval.attacks.num_images = 200  # the first of the test set; JEM: 300
     c.eval.attacks.batch_size = 100  # images times eps, over all devices
-    c.eval.attacks.norms = ("linf", "l2")
+    c.eval.attacks.norms = ("linf", "l2")  # one of them, or both
     c.eval.attacks.eps_linf = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0)  # in 255ths
     c.eval.attacks.eps_l2 = (0.25, 0.5, 1.0, 1.5)
     c.eval.attacks.losses = ("cross_entropy", "margin")  # the worse of all counts
-    c.eval.attacks.num_steps = 40
+    c.eval.attacks.num_steps = 40  # of PGD
     c.eval.attacks.step_share = 0.1  # length of a step, in eps
     c.eval.attacks.num_restarts = 1  # for each loss; JEM: 20
     c.eval.attacks.distance_rounds = 8  # bisections to the nearest mistake; 0 is none
     c.eval.attacks.max_eps_linf = 32.0  # in 255ths, where that search begins
-    c.eval.attacks.max_eps_l2 = 2.0
+    c.eval.attacks.max_eps_l2 = 2.0  # likewise
     c.eval.attacks.refine_steps = (1,)  # JEM-k classifiers to attack; JEM: (1, 10)
     c.eval.attacks.refine_images = 50  # the first so many; JEM: 300
     c.eval.attacks.refine_copies = 5  # whose mean logits such a classifier takes
@@ -172,7 +172,8 @@ def _shorten(c, num_steps):
 VARIANTS = ("full", "small", "smoke")
 MODELS = ("wide_resnet", "convnet", "mlp")
 # Changing these would make a stored state another run's.
-FIXED = ("seed", "batch_size", "data", "model", "objective", "optimizer.name")
+FIXED = "seed batch_size data model objective sgld.class_conditional optimizer.name"
+MOVABLE = ("data.data_dir", "data.resident_mib")
 
 
 def check(c: ml_collections.ConfigDict) -> None:
@@ -206,10 +207,21 @@ def check(c: ml_collections.ConfigDict) -> None:
     for key in positive.split():
         if get(c, key) <= 0:
             raise ValueError(f"config.{key} must be positive, not {get(c, key)}")
-    shares = "sgld.reinit_prob model.dropout_rate optimizer.ema_decay"
-    for key in shares.split():
-        if not 0 <= get(c, key) <= 1:
-            raise ValueError(f"config.{key} must be in [0, 1], not {get(c, key)}")
+    not_negative = (
+        "data.num_valid data.labels_per_class data.pad data.noise_std sgld.noise_std"
+        " optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm"
+        " recovery.max_recoveries checkpoint.keep_best parallel.cpu_devices"
+    )
+    for key in not_negative.split():
+        if get(c, key) < 0:
+            raise ValueError(f"config.{key} must not be negative: {get(c, key)}")
+    for key in ("model.dropout_rate", "optimizer.ema_decay"):
+        if not 0 <= get(c, key) < 1:
+            raise ValueError(f"config.{key} must be in [0, 1), not {get(c, key)}")
+    if not 0 <= c.sgld.reinit_prob <= 1:
+        raise ValueError(
+            f"config.sgld.reinit_prob must be in [0, 1], not {c.sgld.reinit_prob}"
+        )
     if c.model.name == "wide_resnet" and (c.model.depth < 10 or c.model.depth % 6 != 4):
         raise ValueError(
             f"config.model.depth must be 10, 16, 22, 28, ..., not {c.model.depth}"
@@ -275,7 +287,9 @@ def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> d
 
 def is_fixed(key: str) -> bool:
     """Must this key stay what it was when a run is resumed?"""
-    return any(key == fixed or key.startswith(fixed + ".") for fixed in FIXED)
+    return key not in MOVABLE and any(
+        key == fixed or key.startswith(fixed + ".") for fixed in FIXED.split()
+    )
 
 
 def _one_of(key, value, choices):

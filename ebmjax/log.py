@@ -18,6 +18,7 @@ SHOWN = {
     "energy_data": "E(data) {:.2f}",
     "energy_model": "E(model) {:.2f}",
     "energy_gap": "gap {:+.2f}",
+    "joint_energy_gap": "joint gap {:+.2f}",
     "energy_variance": "var E {:.3f}",
     "approximate_mass": "|dE/dx| {:.3f}",
     "sgld_grad_norm": "chains |dE/dx| {:.3f}",
@@ -54,7 +55,6 @@ class Writer:
         workdir: str,
         *,
         step: int,
-        recoveries: int,
         num_steps: int,
         tensorboard: bool,
         visible: bool,
@@ -66,7 +66,7 @@ class Writer:
         self.began, self.began_at = time.monotonic(), step
         if not visible:
             return
-        forget_after(self.path, step, recoveries)
+        forget_after(self.path, step)
         if tensorboard:
             self.board = _tensorboard(workdir, step)
         if sys.stderr.isatty():
@@ -74,13 +74,18 @@ class Writer:
                 total=num_steps, initial=step, unit="step", dynamic_ncols=True
             )
 
-    def rewind(self, step: int, recoveries: int) -> None:
+    def rewind(self, step: int) -> None:
         """Back to `step`, after a divergence: what came after it is forgotten."""
+        self.began, self.began_at = time.monotonic(), step
         if self.visible:
-            forget_after(self.path, step, recoveries)
+            forget_after(self.path, step)
+        if self.board is not None:
+            self.board.close()
+            self.board = _tensorboard(self.path.parent, step)
         if self.bar is not None:
-            self.bar.reset()
-            self.bar.update(step)
+            self.bar.initial = self.bar.n = step
+            self.bar.start_t = time.time()
+            self.bar.refresh()
 
     def advance(self) -> None:
         """A step has been taken."""
@@ -128,18 +133,27 @@ class Writer:
         return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
 
-def forget_after(path: epath.Path, step: int, recoveries: int) -> None:
-    """Drops from a log what came after `step`, which is going to come again."""
+def forget_after(path: epath.Path, step: int) -> None:
+    """Drops from a log what came after `step`, which is going to come again.
+
+    Divergences stay: they are also the record of how often there was one.
+    """
     if not path.exists():
         return
     kept = [
-        line
-        for line in read(path)
-        if line["step"] <= step and line.get("recoveries", 0) <= recoveries
+        line for line in read(path) if line["step"] <= step or line["split"] == "event"
     ]
     fresh = path.parent / (path.name + ".new")
     fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
     fresh.replace(path)
+
+
+def events(workdir: str) -> list[dict]:
+    """The divergences of the run so far, as `Writer.write` has them."""
+    path = epath.Path(workdir) / METRICS
+    if not path.exists():
+        return []
+    return [line for line in read(path) if line["split"] == "event"]
 
 
 def read(path: epath.Path) -> Iterator[dict]:

@@ -34,7 +34,7 @@ def main(argv):
     from ebmjax import config
 
     config.check(c)
-    cli.start(c.parallel, batch_size=c.batch_size)
+    cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
     from ebmjax import parallel, runs, train
     from ebmjax.eval import run as evaluation

@@ -86,7 +86,7 @@ def negatives(
         count = len(labels)
         x, buffer, info = _chains(k_xy, logits_fn, buffer, count, labels, **shared)
         drawn = drawn._replace(p_x_y=x)
-        metrics["sgld_grad_norm"] = info.grad_norm[-1].mean()
+        metrics["joint_sgld_grad_norm"] = info.grad_norm[-1].mean()
     return drawn, buffer, metrics
 
 
@@ -161,26 +161,27 @@ def loss(
         energy_data = energy.joint_from_logits(logits_labelled, labels)
         energy_model = energy.joint_from_logits(logits["p_x_y"], labels)
         terms["p_x_y"] = losses.contrast(energy_data, energy_model)
-        metrics |= _energies(energy_data, energy_model)
+        metrics |= _energies("joint_energy", energy_data, energy_model)
     if weights.p_x:
         energy_data = energy.from_logits(logits["data"])
         energy_model = energy.from_logits(logits["p_x"])
         terms["p_x"] = losses.contrast(energy_data, energy_model)
-        metrics |= _energies(energy_data, energy_model)
+        metrics |= _energies("energy", energy_data, energy_model)
     if weights.energy_variance:
         energies = energy.from_logits(logits["data"])
         terms["energy_variance"] = losses.energy_variance(energies, axis_name)
     if weights.approximate_mass:
         terms["approximate_mass"] = slope.mean()
 
-    if logits_labelled is not None and logits_labelled.shape[-1] > 1:
+    if needs_labels and logits_labelled.shape[-1] > 1:
         metrics["accuracy"] = (logits_labelled.argmax(axis=-1) == labels).mean()
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return total, Aux(stats, {"loss": total, **terms, **metrics})
 
 
-def _energies(energy_data, energy_model):
-    return {"energy_data": energy_data.mean(), "energy_model": energy_model.mean()}
+def _energies(name, energy_data, energy_model):
+    data, model = energy_data.mean(), energy_model.mean()
+    return {f"{name}_data": data, f"{name}_model": model, f"{name}_gap": data - model}
 
 
 def _with_slope(network, params, stats, x, key):

@@ -121,15 +121,15 @@ def check_divides(what: str, size: int) -> None:
 def start(
     *,
     cpu_devices: int = 0,
-    batch_size: int = 1,
+    sizes: tuple[int, ...] = (),
     distributed: bool | None = None,
     timeout: int = 300,
 ) -> None:
     """Joins the other processes if there are any, and fixes what a CPU counts as.
 
     Call it before all else. A CPU is `cpu_devices` devices; 0 is one where there
-    are several processes, else one a core, at most 8, and as many as `batch_size`
-    divides over: one device uses two cores badly, two use them well. Accelerators
+    are several processes, else one a core, at most 8, and as many as all of `sizes`
+    divide over: one device uses two cores badly, two use them well. Accelerators
     are not concerned. `distributed` None joins where `launched_with_others`.
     Raises RuntimeError if the others are not there within `timeout` seconds.
     """
@@ -137,7 +137,8 @@ def start(
     if launched_with_others() if distributed is None else distributed:
         _join(timeout)
         cores = 1
-    fitting = [n for n in range(1, cores + 1) if batch_size % n == 0]
+    counts = range(1, cores + 1)
+    fitting = [n for n in counts if all(size % n == 0 for size in sizes)]
     jax.config.update("jax_num_cpu_devices", cpu_devices or fitting[-1])
 
 

@@ -152,6 +152,10 @@ class Run:
         if x.ndim != 4 or x.shape[1:] != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
             raise ValueError(f"images must be [N, {shape}], not {list(x.shape)}")
+        if np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8:
+            raise ValueError(
+                f"images are {x.dtype}: pass uint8 in 0..255, or floats in [-1, 1]"
+            )
         return x if x.dtype == np.uint8 else np.asarray(x, np.float32)
 
 
@@ -237,7 +241,11 @@ def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
                     f"another program is training in {workdir}: wait for it, or choose"
                     " another --workdir"
                 ) from error
-        if (folder / CONFIG).exists():
+        # A first start may fail before it has anything worth keeping.
+        started = (folder / checkpoints.FOLDER).exists() and any(
+            path.name.isdigit() for path in (folder / checkpoints.FOLDER).iterdir()
+        )
+        if started and (folder / CONFIG).exists():
             changes = config.changes(read_config(workdir), c)
             for key, (old, new) in changes.items():
                 if config.is_fixed(key):

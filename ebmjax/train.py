@@ -90,11 +90,13 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
             return state, log.Meter(host["sums"], host["count"])
 
         state, meter = newest()
-        recoveries, gone_back_to = int(state.recoveries), None
+        # The log is the record of past divergences: it outlives what it went back to.
+        past = log.events(workdir)
+        recoveries, gone_back_to = len(past), past[-1]["step"] if past else None
+        state = _recovered(state, recoveries)
         writer = log.Writer(
             workdir,
             step=int(state.step),
-            recoveries=recoveries,
             num_steps=c.num_steps,
             tensorboard=c.tensorboard,
             visible=jax.process_index() == 0,
@@ -127,24 +129,25 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
             try:
                 return _steps(state, meter, job)
             except Diverged as error:
-                if recoveries == c.recovery.max_recoveries:
+                if recoveries >= c.recovery.max_recoveries:
                     raise
-                del state  # its memory is needed for the next one
-                _give_up(checkpoints, gone_back_to)
-                state, meter = newest()
-                gone_back_to = int(state.step)
-                writer.rewind(gone_back_to, recoveries)
-                recoveries += 1
-                state = state.replace(recoveries=parallel.place(np.int32(recoveries)))
-                event = {
-                    "diverged_at": error.step,
-                    "term": error.term,
-                    "value": repr(error.value),
-                    "recoveries": recoveries,
-                    "lr_factor": c.recovery.lr_factor**recoveries,
-                }
-                writer.say(f"{error}; going back to step {gone_back_to}")
-                writer.write(gone_back_to, "event", event)
+                # Without its traceback, which holds the state that is to be freed.
+                diverged = error.with_traceback(None)
+            del state
+            _give_up(checkpoints, gone_back_to)
+            state, meter = newest()
+            gone_back_to, recoveries = int(state.step), recoveries + 1
+            state = _recovered(state, recoveries)
+            event = {
+                "diverged_at": diverged.step,
+                "term": diverged.term,
+                "value": repr(diverged.value),
+                "recoveries": recoveries,
+                "lr_factor": c.recovery.lr_factor**recoveries,
+            }
+            writer.rewind(gone_back_to)
+            writer.say(f"{diverged}; going back to step {gone_back_to}")
+            writer.write(gone_back_to, "event", event)
 
 
 class Job(NamedTuple):
@@ -167,7 +170,8 @@ def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
     c, every = job.config, job.config.every
     unread = collections.deque()  # (step, metrics on the device)
     now = int(state.step)
-    since, since_step = time.monotonic(), now
+    first = now
+    since, since_step = time.monotonic(), now  # for the pace, without what is due
 
     def read_all_but(count):
         while len(unread) > count:
@@ -183,17 +187,21 @@ def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
         unread.append((now, metrics))
         read_all_but(LAG)
         last = now == c.num_steps
+        if now == first + 1:  # compiled by now
+            read_all_but(0)
+            since, since_step = time.monotonic(), now
 
         if last or now % every.log == 0:
             read_all_but(0)
-            elapsed = time.monotonic() - since
             means = meter.take()
-            means["images_per_s"] = round(
-                (now - since_step) * c.batch_size / elapsed, 1
-            )
+            if now > since_step:
+                pace = (now - since_step) / (time.monotonic() - since)
+                means["images_per_s"] = round(pace * c.batch_size, 1)
             job.writer.write(now, "train", means)
             since, since_step = time.monotonic(), now
+        paused = time.monotonic()
         if state.chains is not None and (last or now % every.samples == 0):
+            read_all_but(0)
             _draw_chains(state, now, job)
         stop = parallel.agreed_to_stop(now, bool(job.signals))
         due = last or now % every.checkpoint == 0
@@ -204,10 +212,13 @@ def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
                 job.writer.write(now, "valid", measured)
             host = job.facts | {"sums": meter.sums, "count": meter.count}
             checkpoint.save(job.checkpoints, now, state, host, measured)
+        since += time.monotonic() - paused
         if stop and not last:
             checkpoint.finish(job.checkpoints)
             raise Interrupted(job.signals[-1] if job.signals else signal.SIGTERM, now)
     checkpoint.finish(job.checkpoints)
+    if job.signals and not parallel.several():  # during the last of it
+        raise Interrupted(job.signals[-1], now)
 
 
 def check_metrics(at: int, metrics: dict[str, float], max_loss: float) -> None:
@@ -256,6 +267,8 @@ def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
             "config.eval.checkpoint is 'best', which needs validation images: set"
             " config.data.num_valid"
         )
+    if c.data.labels_per_class:
+        _labelled(c, splits)
     if not settings.weights.sampled:
         return
     num_blocks = build.num_blocks(c, settings.num_classes)
@@ -288,6 +301,11 @@ def fresh_state(c, splits: data.Splits, settings: step.Settings) -> step.TrainSt
     return state.replace(chains=state.chains._replace(samples=samples))
 
 
+def _recovered(state, recoveries):
+    """`state`, with the random stream and learning rate after so many divergences."""
+    return state.replace(recoveries=parallel.place(np.int32(recoveries)))
+
+
 def place(state: step.TrainState) -> step.TrainState:
     """A fresh state, where the compiled step takes it."""
     return parallel.place(state, step.AXES)
@@ -305,12 +323,7 @@ def stream(c, splits: data.Splits) -> Iterator[tuple[Any, Callable]]:
     everything = np.arange(len(train.label), dtype=np.int32)
     labelled = everything if c.data.separate_streams else None
     if c.data.labels_per_class:
-        labelled = data.labelled_indices(
-            train.label,
-            c.data.labels_per_class,
-            len(splits.class_names),
-            c.data.split_seed,
-        )
+        labelled = _labelled(c, splits)
 
     def indices(i):
         batch = {"index": _next(everything, c.seed, i, c.batch_size)}
@@ -319,7 +332,9 @@ def stream(c, splits: data.Splits) -> Iterator[tuple[Any, Callable]]:
             batch["labelled"] = {"index": index}
         return batch
 
-    if data.fits(train, c.data.resident_mib):
+    # Accelerators have memory of their own; CPU devices share the host's.
+    copies = jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    if data.fits(train, c.data.resident_mib / copies):
         resident = parallel.place({"image": train.image, "label": train.label})
         yield resident, lambda i: parallel.place(parallel.split(indices(i)), 0)
         return
@@ -343,6 +358,13 @@ def stream(c, splits: data.Splits) -> Iterator[tuple[Any, Callable]]:
         yield None, batch
 
 
+def _labelled(c, splits):
+    """The training images whose labels are used."""
+    count, num_classes = c.data.labels_per_class, len(splits.class_names)
+    label, seed = splits.train.label, c.data.split_seed
+    return data.labelled_indices(label, count, num_classes, seed)
+
+
 def _next(pool, seed, i, batch_size):
     """Batch i of a pool, which is repeated if it is smaller than a batch."""
     pool = np.tile(pool, -(-batch_size // len(pool)))
@@ -363,11 +385,13 @@ def _draw_chains(state, now, job):
 
 
 def _give_up(checkpoints, gone_back_to):
-    """Deletes the newest checkpoint if the run went back to it once already."""
+    """Puts the newest checkpoint aside if the run went back to it once already,
+    unless it is the only one."""
     checkpoint.finish(checkpoints)
-    if gone_back_to is not None and checkpoints.latest_step() == gone_back_to:
-        logging.warning("checkpoint %d is deleted: it diverges again", gone_back_to)
-        checkpoints.delete(gone_back_to)
+    steps = checkpoints.all_steps()
+    if len(steps) > 1 and max(steps) == gone_back_to:
+        logging.warning("checkpoint %d is put aside: it diverges again", gone_back_to)
+        checkpoint.put_aside(checkpoints, gone_back_to, "diverged")
 
 
 @contextlib.contextmanager

@@ -130,7 +130,7 @@ def arguments(doc: str) -> tuple[str, argparse.Namespace]:
     if args.runs is None:
         args.runs = pathlib.Path("runs/papers-small" if args.small else "runs/papers")
     logging.set_verbosity("error")
-    parallel.start(batch_size=64)
+    parallel.start(sizes=(64,))
     cli.set_up_jax()
     return name, args
 

@@ -67,6 +67,7 @@ def test_changes_name_what_differs_and_what_may_not():
     }
     assert config.is_fixed("model.width") and not config.is_fixed("num_steps")
     assert config.is_fixed("seed") and not config.is_fixed("seeds")
+    assert config.is_fixed("data.name") and not config.is_fixed("data.data_dir")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,8 @@ def test_changes_name_what_differs_and_what_may_not():
         ("optimizer.name", "lamb", "'adam', 'adamw', 'sgd'"),
         ("batch_size", 0, "config.batch_size must be positive, not 0"),
         ("sgld.reinit_prob", 1.5, r"config.sgld.reinit_prob must be in \[0, 1\]"),
+        ("optimizer.ema_decay", 1.0, r"must be in \[0, 1\), not 1.0"),
+        ("data.noise_std", -0.1, "config.data.noise_std must not be negative: -0.1"),
         ("objective.cross_entropy", 0.0, "no term with a weight"),
         ("eval.ema", True, "config.optimizer.ema_decay is 0"),
         ("eval.checkpoint", "first", "'last', 'best'"),

@@ -29,7 +29,7 @@ def run(*args):
     [
         ((), "--config is missing"),
         (("--config=configs/nothing.py",), "nothing.py"),
-        ((CONFIG, "--config.sgld.stepsize=1"), "no key 'stepsize': Did you mean \"step_size\""),
+        ((CONFIG, "--config.sgld.stepsize=1"), "Did you mean \"step_size\""),
         ((CONFIG, "--config.batch_size=many"), "batch_size"),
         ((CONFIG, "--config.model.norm=bach"), "did you mean 'batch'"),
         (("--config=configs/jem_digits.py:tiny",), "'full', 'small', 'smoke'"),

@@ -65,6 +65,11 @@ def test_images_of_another_shape_are_refused(run):
         run.logits(np.zeros((2, 8, 8, 3), np.float32))
 
 
+def test_other_integers_are_refused(run):
+    with pytest.raises(ValueError, match="int64: pass uint8"):
+        run.logits(np.zeros((1, 8, 8, 1), int))
+
+
 def test_an_early_checkpoint_and_the_averaged_parameters_can_be_asked_for(workdir):
     early, late, averaged = (
         ebmjax.load(workdir, checkpoint=checkpoint, ema=ema)

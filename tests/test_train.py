@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ebmjax import checkpoint, config, log, parallel, runs, train
+from ebmjax import build, checkpoint, config, log, parallel, runs, train
 
 OBJECTIVES = {
     "classifier": {},
@@ -17,6 +17,15 @@ OBJECTIVES = {
     "jem_class_conditional": {"objective.p_x": 1.0, "sgld.class_conditional": True},
     "jem_joint": {"objective.p_x_y": 1.0},
     "ebm": {"objective.cross_entropy": 0.0, "objective.p_x": 1.0},
+    "everything": {
+        "objective.p_x": 0.5,
+        "objective.p_x_y": 0.5,
+        "objective.energy_variance": 0.1,
+        "objective.approximate_mass": 0.1,
+    },
+    "semi_supervised": {"objective.p_x": 1.0, "data.labels_per_class": 2},
+    "separate_streams": {"objective.p_x": 1.0, "data.separate_streams": True},
+    "many_epochs": {"data.num_valid": 1_350},  # 87 images, two steps an epoch
 }
 
 
@@ -85,6 +94,45 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(name, tmp_path, monke
     assert [x["step"] for x in numbers_of(whole)] == [3, 4, 6, 8, 8]
 
 
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    c = small(objective__p_x=1.0)
+    train.fit(c, str(tmp_path / "whole"))
+    write = log.Writer.write
+
+    def be_killed(writer, step, split, metrics):
+        write(writer, step, split, metrics)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(log.Writer, "write", be_killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(c, str(tmp_path / "killed"))
+    monkeypatch.undo()
+    assert state_of(tmp_path / "killed")[0] == 4  # with one step of the meter's three
+    train.fit(c, str(tmp_path / "killed"))
+    chex.assert_trees_all_equal(
+        state_of(tmp_path / "whole"), state_of(tmp_path / "killed")
+    )
+    assert numbers_of(tmp_path / "whole") == numbers_of(tmp_path / "killed")
+
+
+def test_what_is_saved_is_what_was_when_it_was_saved(tmp_path):
+    """The host's part is written later, while the meter already goes on."""
+    sums = {"loss": 1.0}
+    state = train.place(train.fresh_state(small(), *_parts(small())))
+    with checkpoint.manager(str(tmp_path)) as checkpoints:
+        checkpoint.save(checkpoints, 1, state, {"sums": sums})
+        sums["loss"] = 2.0
+    with checkpoint.manager(str(tmp_path), read_only=True) as checkpoints:
+        _, host = checkpoint.restore_model(checkpoints, 1)
+    assert host == {"sums": {"loss": 1.0}}
+
+
+def _parts(c):
+    splits = build.splits(c)
+    return splits, build.settings(c, len(splits.class_names))
+
+
 def test_a_run_that_lies_on_the_host_is_the_one_on_the_device(tmp_path):
     train.fit(small(), str(tmp_path / "device"))
     train.fit(small(data__resident_mib=0), str(tmp_path / "host"))
@@ -135,6 +183,77 @@ def test_divergence_without_a_checkpoint_starts_afresh(tmp_path):
     train.fit(c, str(tmp_path))
     (event,) = (x for x in numbers_of(tmp_path) if x["split"] == "event")
     assert event["step"] == 0
+
+
+def test_every_divergence_is_remembered_and_no_checkpoint_lost(tmp_path):
+    train.fit(small(num_steps=8), str(tmp_path))  # checkpoints 4 and 8
+    c = small(
+        num_steps=16,
+        optimizer__learning_rate=1e9,
+        recovery__lr_factor=1.0,
+        recovery__max_recoveries=2,
+    )
+    for _ in range(2):  # the second start finds that there is nothing left to try
+        with pytest.raises(train.Diverged):
+            train.fit(c, str(tmp_path))
+    events = [x for x in numbers_of(tmp_path) if x["split"] == "event"]
+    assert [(x["step"], x["recoveries"]) for x in events] == [(8, 1), (4, 2)]
+    assert (tmp_path / "diverged-8").exists()
+    assert (tmp_path / "checkpoints" / "4").exists()
+    # What was put aside is whole: back in its place, it is the run's.
+    (tmp_path / "diverged-8").rename(tmp_path / "checkpoints" / "8")
+    assert runs.load(tmp_path).step == 8
+
+
+def test_a_run_of_bad_chains_goes_back_and_trains_on(tmp_path, monkeypatch):
+    c = small(objective__p_x=1.0, num_steps=12)
+    check = train.check_metrics
+
+    def spoilt(at, metrics, max_loss):
+        if at == 7 and not log.events(tmp_path):
+            metrics = metrics | {"energy_model": float("nan")}
+        check(at, metrics, max_loss)
+
+    monkeypatch.setattr(train, "check_metrics", spoilt)
+    train.fit(c, str(tmp_path))
+    (event,) = log.events(tmp_path)
+    assert (event["step"], event["diverged_at"]) == (4, 7)
+    assert (event["term"], event["value"]) == ("energy_model", "nan")
+    assert [x["step"] for x in numbers_of(tmp_path) if x["split"] == "train"] == [
+        3,
+        6,
+        9,
+        12,
+    ]
+    assert runs.load(tmp_path).recoveries == 1
+
+
+def test_a_signal_during_the_last_of_it_ends_it_too(tmp_path, monkeypatch):
+    validate = train.validate
+
+    def and_be_told_to_stop(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return validate(*args)
+
+    monkeypatch.setattr(train, "validate", and_be_told_to_stop)
+    with pytest.raises(train.Interrupted, match="saved at step 4"):
+        train.fit(small(num_steps=4), str(tmp_path))
+    assert state_of(tmp_path)[0] == 4
+
+
+def test_a_start_that_failed_does_not_keep_its_directory(tmp_path):
+    with pytest.raises(ValueError, match="labels_per_class=900"):
+        train.fit(small(data__labels_per_class=900), str(tmp_path))
+    (tmp_path / "config.json").write_text(config.to_json(small(batch_size=16)))
+    train.fit(small(num_steps=1), str(tmp_path))
+
+
+def test_what_the_screen_shows_is_measured(tmp_path):
+    train.fit(small(**OBJECTIVES["everything"], num_steps=3), str(tmp_path))
+    (line,) = (x for x in log.read(tmp_path / log.METRICS) if x["split"] == "train")
+    assert set(log.SHOWN) <= line.keys()
+    gap = line["energy_data"] - line["energy_model"]
+    np.testing.assert_allclose(line["energy_gap"], gap, atol=1e-5)
 
 
 def test_divergence_without_end_names_step_and_term(tmp_path):
