@@ -16,6 +16,14 @@ CLASSIFIER = "--config.objective.p_x=0"  # quicker to compile
 NO_EVAL = "--config.eval.parts=()"
 
 
+def command(workdir, *flags, devices, processes):
+    return [
+        *(sys.executable, *MAIN, f"--workdir={workdir}"),
+        *(f"--config.parallel.cpu_devices={devices}", *flags),
+        *(["--distributed"] if processes > 1 else []),
+    ]
+
+
 @contextlib.contextmanager
 def started(workdir, *flags, devices=1, processes=1, different=None):
     """Starts `processes` programs of `devices` CPU devices each; none outlives the
@@ -23,11 +31,7 @@ def started(workdir, *flags, devices=1, processes=1, different=None):
 
     `different` {i: flags} are those that only process i gets.
     """
-    command = [
-        *(sys.executable, *MAIN, f"--workdir={workdir}"),
-        *(f"--config.parallel.cpu_devices={devices}", *flags),
-        *(["--distributed"] if processes > 1 else []),
-    ]
+    every = command(workdir, *flags, devices=devices, processes=processes)
     shared = environment() | {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": str(processes),
@@ -37,7 +41,7 @@ def started(workdir, *flags, devices=1, processes=1, different=None):
         for i in range(processes):
             log = pathlib.Path(f"{workdir}.{i}.log")
             program = subprocess.Popen(
-                command + (different or {}).get(i, []),
+                every + (different or {}).get(i, []),
                 cwd=ROOT,
                 env=shared | {"JAX_PROCESS_ID": str(i)},
                 stdout=stack.enter_context(log.open("w")),

@@ -76,12 +76,14 @@ def test_one_process_goes_on_where_two_stopped(alone, together):
     assert_same_run(alone, whole)
 
 
-def test_four_devices_checkpoint_goes_on_with_two_processes_of_one(alone, together):
-    quarter = shutil.copytree(together.with_name("half"), alone.with_name("quarter"))
-    told = programs.run(quarter, NO_EVAL, devices=1, processes=2)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_four_devices_checkpoint_goes_on_with_two(processes, together, tmp_path):
+    workdir = shutil.copytree(together.with_name("half"), tmp_path / "run")
+    how = dict(devices=2 // processes, processes=processes)
+    told = programs.run(workdir, NO_EVAL, **how)
     assert "dealing chains of 4 devices to 2" in told
-    assert runs.load(quarter).step == 8
-    stored = state_of(quarter)[1]["chains"]["samples"]
+    assert runs.load(workdir).step == 8
+    stored = state_of(workdir)[1]["chains"]["samples"]
     assert stored.shape == (2, 200, 8, 8, 1)
 
 
@@ -126,3 +128,13 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
     told = programs.run(tmp_path / "run", processes=2, different=different, code=1)
     assert told.count("the config of processes [1] is not that of process 0") == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_fall_back_from_a_damaged_checkpoint(alone, together):
+    damaged = shutil.copytree(together, together.with_name("damaged"))
+    for file in (damaged / "checkpoints/8/state/ocdbt.process_1").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    told = programs.run(damaged, NO_EVAL, devices=2, processes=2)
+    assert told.count("checkpoint 8 cannot be read") == 2
+    assert_same_run(alone, damaged)
