@@ -48,6 +48,9 @@ def measures(results: dict) -> list[Measure]:
     found = []
     if part := whole(results, "classification"):
         found += _of_classification(part, "")
+        if not whole(results, "calibration"):
+            name = f"ECE, {part['num_bins']} bins"
+            found.append(Measure(name, part["ece"], "%", "less"))
         if noised := part.get("noised"):
             found += _of_classification(noised, f", noise {noised['noise_std']:g}")
     if part := whole(results, "calibration"):
