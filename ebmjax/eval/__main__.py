@@ -26,7 +26,7 @@ def parse(argv):
     done here, where an error still becomes one sentence."""
     try:
         config_flags.DEFINE_config_dict("eval", config.default().eval)
-    except cli.FAULTS as error:
+    except (AttributeError, TypeError, *cli.FAULTS) as error:
         inner = error.args[0]  # a KeyError, for a key that does not exist
         told = inner.args[0] if isinstance(inner, KeyError) else inner
         sys.exit(f"error: --eval: {' '.join(str(told).split())}")
