@@ -2,16 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 demo: .venv/ready  ## train JEM on the handwritten digits, evaluate it, report
 	$(BIN)/python -m ebmjax.main --config=configs/jem_digits.py
 
-test: .venv/ready  ## every test, the slow ones too
-	$(BIN)/python -m pytest -n 2
-
-test-fast: .venv/ready  ## the tests that take under ten seconds each
+test: .venv/ready  ## the tests that take up to ten seconds each
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: .venv/ready  ## every test
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/ready
 	$(BIN)/ruff check .
