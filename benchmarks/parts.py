@@ -1,0 +1,126 @@
+"""What the parts of a training step cost, and what else one might choose.
+
+    python -m benchmarks.parts
+
+Medians over rounds in which everything that is compared takes turns.
+"""
+
+import functools
+import os
+import time
+from unittest import mock
+
+import numpy as np
+
+from benchmarks import cases, ours
+from benchmarks.convolutions import timed
+
+CLASSIFIER = cases.Case("classifier", 16, 2, 64)
+JEM = cases.Case("jem", 10, 1, 64)
+ROUNDS = 5
+
+
+def compiled(case, **how):
+    """(run a step, seconds of compilation)."""
+    import jax
+
+    from ebmjax import parallel
+
+    program, state, data, batch = ours.build(case, **how)
+    key = parallel.place(jax.random.key(0))
+    began = time.perf_counter()
+    program = program.lower(state, data, batch(), key).compile()
+    seconds = time.perf_counter() - began
+
+    def run():
+        nonlocal state
+        state, metrics = program(state, data, batch(), key)
+        return metrics
+
+    return run, seconds
+
+
+def input_path():
+    """(what makes the network's input of indices, on the host and on the device)."""
+    import jax
+
+    from ebmjax import parallel, step
+
+    _, _, data, batch = ours.build(CLASSIFIER)
+    inputs = ours.settings(CLASSIFIER).inputs
+
+    def prepare(data, batch, key, axis_name):
+        device = jax.lax.axis_index(axis_name)
+        return step._prepare(key, data, batch, device, inputs)
+
+    program = parallel.spmd(prepare, in_axes=(None, 0, None), out_axes=0)
+    key = parallel.place(jax.random.key(0))
+    return lambda: program(data, batch(), key)
+
+
+def buffer():
+    """Drawing a batch of chains and putting them back, in place."""
+    import jax
+    import jax.numpy as jnp
+
+    from ebmjax import parallel, replay, step
+
+    count = JEM.batch // jax.device_count()
+    _, state, _, _ = ours.build(JEM)
+    chains = state.chains
+
+    def turn(chains, key, axis_name):
+        drawn = replay.draw(
+            key, chains, jnp.zeros(count, jnp.int32), reinit_prob=cases.REINIT_PROB
+        )
+        return replay.put(chains, drawn.slot, drawn.x + 1)
+
+    axes = step.AXES.chains
+    program = parallel.spmd(turn, in_axes=(axes, None), out_axes=axes, donate=(0,))
+    key = parallel.place(jax.random.key(0))
+
+    def run():
+        nonlocal chains
+        chains = program(chains, key)
+        return chains
+
+    return run
+
+
+def compare(**runs):
+    """{name: median seconds of wall and CPU}, taking turns."""
+    rounds = [
+        {name: timed(run, 0.2) for name, run in runs.items()} for _ in range(ROUNDS)
+    ]
+    return {name: np.median([r[name] for r in rounds], axis=0) for name in runs}
+
+
+def main():
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    import jax
+
+    from ebmjax import cli, parallel
+
+    parallel.start(sizes=(JEM.batch,))
+    cli.set_up_jax()
+    print(f"{jax.device_count()} devices; seconds of wall and of CPU")
+
+    classifier, seconds = compiled(CLASSIFIER)
+    print(f"compiled: {CLASSIFIER} {seconds:.1f} s")
+    found = compare(step=classifier, input=input_path())
+    print(f"input path: {found}: {found['input'] / found['step']} of {CLASSIFIER}")
+
+    jem, seconds = compiled(JEM)
+    print(f"compiled: {JEM} {seconds:.1f} s")
+    scan = jax.lax.scan
+    with mock.patch("jax.lax.scan", functools.partial(scan, unroll=cases.SGLD_STEPS)):
+        unrolled, seconds = compiled(JEM)
+    print(f"compiled, unrolled: {JEM} {seconds:.1f} s")
+    pmapped, seconds = compiled(JEM, method="pmap")
+    print(f"compiled by pmap: {JEM} {seconds:.1f} s")
+    found = compare(scan=jem, unrolled=unrolled, pmap=pmapped, buffer=buffer())
+    print(f"{JEM}: {found}: buffer {found['buffer'] / found['scan']} of it")
+
+
+if __name__ == "__main__":
+    main()
