@@ -28,6 +28,7 @@ def network(c: ml_collections.ConfigDict, num_classes: int) -> models.Network:
             dropout_rate=m.dropout_rate,
             dtype=dtype,
             axis_name=parallel.AXIS,
+            remat=m.remat,
         )
     else:
         kind = {"convnet": models.ConvNet, "mlp": models.MLP}[m.name]
@@ -64,6 +65,7 @@ def settings(c: ml_collections.ConfigDict, num_classes: int) -> step.Settings:
         inputs=step.Inputs(c.data.pad, c.data.flip, c.data.noise_std),
         ema_decay=o.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,
+        parts=o.accumulate,
     )
 
 

@@ -35,6 +35,7 @@ def default() -> ml_collections.ConfigDict:
     c.model.width = 10  # wide_resnet: multiplies 16, 32, 64 channels
     c.model.norm = ""  # wide_resnet: "", "batch", "instance", "layer", "act"
     c.model.dropout_rate = 0.0  # wide_resnet
+    c.model.remat = False  # wide_resnet: less memory, a third more arithmetic
     c.model.features = (32, 32, 64, 64)  # convnet, mlp: width of each layer
     c.model.dtype = "float32"  # of the computation, or "bfloat16"
 
@@ -68,6 +69,7 @@ def default() -> ml_collections.ConfigDict:
     c.optimizer.momentum = 0.9  # sgd
     c.optimizer.clip_norm = 0.0  # bound on the gradient's global norm; 0 is none
     c.optimizer.ema_decay = 0.0  # of averaged parameters; 0 keeps none
+    c.optimizer.accumulate = 1  # parts of a batch, one after the other: less memory
 
     c.recovery = ml_collections.ConfigDict()  # from divergence
     c.recovery.max_loss = 1e4  # a term or energy beyond this has exploded
@@ -198,7 +200,8 @@ def check(c: ml_collections.ConfigDict) -> None:
             _one_of(f"eval.{key}", value, choices)
     positive = (
         "batch_size num_steps sgld.step_size sgld.num_steps sgld.buffer_size"
-        " optimizer.learning_rate recovery.max_loss every.log every.checkpoint"
+        " optimizer.learning_rate optimizer.accumulate recovery.max_loss"
+        " every.log every.checkpoint"
         " every.samples checkpoint.keep_last eval.batch_size eval.num_bins"
         " eval.ood.num_images eval.attacks.num_images eval.attacks.batch_size"
         " eval.attacks.num_steps eval.attacks.num_restarts eval.samples.num_chains"
@@ -228,6 +231,17 @@ def check(c: ml_collections.ConfigDict) -> None:
         )
     if not any(c.objective.values()):
         raise ValueError("config.objective has no term with a weight: set one")
+    if c.optimizer.accumulate > 1:
+        whole = {
+            "objective.energy_variance": c.objective.energy_variance,
+            'model.norm="batch"': c.model.name == "wide_resnet"
+            and c.model.norm == "batch",
+        }
+        for key in (key for key, used in whole.items() if used):
+            raise ValueError(
+                f"config.optimizer.accumulate does not go with config.{key}, which"
+                " takes its mean over the whole batch: use config.model.remat"
+            )
     if c.eval.ema and not c.optimizer.ema_decay:
         raise ValueError(
             "config.eval.ema asks for averaged parameters, but"

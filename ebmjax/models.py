@@ -62,7 +62,9 @@ class WideResNet(nn.Module):
 
     `norm` is one of `NORMS`; "batch" takes its statistics over `axis_name` too
     when that is given. Logits, and the layer that makes them, are float32
-    whatever `dtype` the convolutions compute in. Depth must be 6n + 4.
+    whatever `dtype` the convolutions compute in. Depth must be 6n + 4. With
+    `remat` only what enters a block is kept for the gradient, and the rest is
+    computed again: less memory, more arithmetic.
     """
 
     depth: int
@@ -73,6 +75,7 @@ class WideResNet(nn.Module):
     leak: float = 0.2
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -80,9 +83,10 @@ class WideResNet(nn.Module):
             raise ValueError(f"depth must be 10, 16, 22, 28, ..., not {self.depth}")
         blocks_per_group = (self.depth - 4) // 6
         x = Conv(16, dtype=self.dtype, name="conv1")(x)
+        block = nn.remat(Block, static_argnums=2) if self.remat else Block
         for group in range(3):
             for i in range(blocks_per_group):
-                x = Block(
+                x = block(
                     16 * self.width * 2**group,
                     stride=2 if group > 0 and i == 0 else 1,
                     norm=self.norm,

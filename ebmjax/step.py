@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     inputs: Inputs = Inputs()
     ema_decay: float = 0.0
     recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
+    parts: int = 1  # of a device's batch, one after the other, to save memory
 
 
 def init_state(
@@ -97,6 +98,35 @@ def train_step(
 
     batch = _prepare(k_input, data, batch, device, settings.inputs)
 
+    gradient = _gradient if settings.parts == 1 else _gradient_by_parts
+    grads, metrics, stats, chains = gradient(
+        state, batch, k_chains, k_train, settings=settings, axis_name=axis_name
+    )
+    if axis_name is not None:
+        grads, metrics = lax.pmean((grads, metrics), axis_name)
+
+    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
+    lr_factor = settings.recovery_lr_factor**state.recoveries
+    updates = jax.tree.map(lambda u: lr_factor * u, updates)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update(params, ema, 1 - settings.ema_decay)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    return TrainState(
+        step=state.step + 1,
+        recoveries=state.recoveries,
+        params=params,
+        stats=stats,
+        opt_state=opt_state,
+        ema=ema,
+        chains=chains,
+    ), metrics
+
+
+def _gradient(state, batch, k_chains, k_train, *, settings, axis_name):
+    """-> the gradient on this device's batch, metrics, statistics and chains."""
+
     def logits_fn(x):  # that the chains follow
         if settings.sampling.train_mode:
             key = jax.random.fold_in(k_train, 1)
@@ -125,27 +155,33 @@ def train_step(
         weights=settings.weights,
         axis_name=axis_name,
     )
-    metrics = aux.metrics | sampler_metrics
-    if axis_name is not None:
-        grads, metrics = lax.pmean((grads, metrics), axis_name)
+    return grads, aux.metrics | sampler_metrics, aux.stats, chains
 
-    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
-    lr_factor = settings.recovery_lr_factor**state.recoveries
-    updates = jax.tree.map(lambda u: lr_factor * u, updates)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema is not None:
-        ema = optax.incremental_update(params, ema, 1 - settings.ema_decay)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    return TrainState(
-        step=state.step + 1,
-        recoveries=state.recoveries,
-        params=params,
-        stats=aux.stats,
-        opt_state=opt_state,
-        ema=ema,
-        chains=chains,
-    ), metrics
+
+def _gradient_by_parts(state, batch, k_chains, k_train, *, settings, axis_name):
+    """`_gradient` as the mean over `settings.parts` parts of the batch, which come
+    one after the other and need the memory of one."""
+    shared = dict(settings=settings, axis_name=axis_name)
+    parts = jax.tree.map(lambda x: x.reshape(settings.parts, -1, *x.shape[1:]), batch)
+    numbers = jnp.arange(settings.parts)
+
+    def one(stats, chains, i, part):
+        now = state.replace(stats=stats, chains=chains)
+        keys = (jax.random.fold_in(k, i) for k in (k_chains, k_train))
+        return _gradient(now, part, *keys, **shared)
+
+    def add(carry, part):
+        total, *rest = carry
+        *new, stats, chains = one(*rest, *part)
+        return (jax.tree.map(jnp.add, total, new), stats, chains), None
+
+    first = jax.tree.map(lambda x: x[0], (numbers, parts))
+    *like, _, _ = jax.eval_shape(one, state.stats, state.chains, *first)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    start = (zero, state.stats, state.chains)
+    (total, stats, chains), _ = lax.scan(add, start, (numbers, parts))
+    grads, metrics = jax.tree.map(lambda x: x / settings.parts, total)
+    return grads, metrics, stats, chains
 
 
 def _prepare(key, data, batch, device, inputs):

@@ -252,6 +252,12 @@ def validate(state: step.TrainState, now: int, job: Job) -> dict | None:
 def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
     """Raises ValueError for sizes that do not fit together."""
     parallel.check_divides("config.batch_size", c.batch_size)
+    parts = c.optimizer.accumulate
+    if c.batch_size // jax.device_count() % parts:
+        raise ValueError(
+            f"a device's batch of {c.batch_size // jax.device_count()} does not fall"
+            f" into config.optimizer.accumulate={parts} equal parts"
+        )
     num, (height, width) = len(splits.train.label), splits.train.image.shape[1:3]
     if c.batch_size > num:
         raise ValueError(

@@ -4,12 +4,15 @@ import re
 import subprocess
 import sys
 
+import chex
+import jax
 import numpy as np
 import on_devices
 import programs
 import pytest
+import tiny
 
-from ebmjax import parallel
+from ebmjax import config, models, parallel
 
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
@@ -34,6 +37,70 @@ def test_a_step_sums_its_gradients_in_one_all_reduce(name, method):
     is_scalar = [shape == "f32[]" for shape, _ in found]
     assert is_scalar.count(True) == SCALARS[name]
     assert is_scalar.count(False) == 1  # gradients and metrics together
+
+
+def lowered(settings):
+    run = on_devices.program(settings)
+    return run, on_devices.arguments(settings)
+
+
+@pytest.mark.parametrize("name", ["classifier", "approximate_mass"])
+def test_a_batch_in_parts_gives_the_same_step(name):
+    settings = on_devices.settings(on_devices.WEIGHTS[name])
+    run, arguments = lowered(settings)
+    whole, metrics = run(*arguments)
+    run, arguments = lowered(settings._replace(parts=2))
+    in_parts, metrics_in_parts = run(*arguments)
+    chex.assert_trees_all_close(whole, in_parts, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(metrics, metrics_in_parts, rtol=1e-5, atol=1e-7)
+
+
+def test_parts_have_chains_of_their_own_and_one_all_reduce():
+    settings = on_devices.settings(dict(cross_entropy=1.0, p_x=1.0))
+    settings = settings._replace(parts=2)
+    run, arguments = lowered(settings)
+    compiled = run.lower(*arguments).compile()
+    assert len(COLLECTIVE.findall(compiled.as_text())) == 1
+    state, metrics = compiled(*arguments)
+    before, after = arguments[0].chains.samples, state.chains.samples
+    moved = (np.asarray(before) != np.asarray(after)).any(axis=(2, 3, 4))
+    # A device's parts of 2 images run 2 chains each, perhaps one of them twice.
+    assert set(moved.sum(axis=1)) <= {2, 3, 4} and moved.sum() > 8
+    assert np.isfinite(metrics["loss"])
+
+
+def test_rematerialisation_changes_the_memory_and_nothing_else():
+    def gradient(remat):
+        module = models.WideResNet(10, 1, tiny.NUM_CLASSES, remat=remat)
+        network = models.network(module)
+        x = jax.random.uniform(jax.random.key(0), (8, 16, 16, 1), minval=-1.0)
+        params, stats = network.init(jax.random.key(1), x)
+
+        def loss(params):
+            return network.train(params, stats, x, jax.random.key(2))[0].var()
+
+        pullback = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        kept = sum(x.size for x in jax.tree.leaves(pullback))
+        return jax.jit(jax.grad(loss))(params), kept
+
+    (kept, num_kept), (again, num_again) = gradient(False), gradient(True)
+    chex.assert_trees_all_close(kept, again, rtol=1e-4, atol=1e-6)
+    assert num_again < 0.6 * num_kept
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"objective.energy_variance": 1.0}, "objective.energy_variance, which takes"),
+        ({"model.norm": "batch"}, "which takes its mean over the whole batch"),
+    ],
+)
+def test_what_is_of_the_whole_batch_does_not_go_in_parts(changes, message):
+    c = config.default()
+    for key, value in (changes | {"optimizer.accumulate": 2}).items():
+        config.assign(c, key, value)
+    with pytest.raises(ValueError, match=message):
+        config.check(c)
 
 
 @pytest.mark.slow
