@@ -40,13 +40,16 @@ def spmd(
     """
     fn = functools.partial(fn, axis_name=AXIS)
     if method == "pmap":
-        return jax.pmap(
+        mapped = jax.pmap(
             fn,
             axis_name=AXIS,
             in_axes=in_axes,
             out_axes=out_axes,
             donate_argnums=donate,
         )
+        if not several():
+            return mapped
+        return lambda *args: _rejoined(mapped(*args), out_axes)
 
     def body(*args):  # a shard keeps its leading axis, of length 1
         args = _each(lambda x: x[0], in_axes, args)
@@ -248,6 +251,21 @@ def agreed_to_stop(step: int, signalled: bool) -> bool:
 def mesh() -> jax.sharding.Mesh:
     """All devices of all processes in one line."""
     return jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+
+
+def _rejoined(tree, axes):
+    """What pmap gives to each of several processes, its own part, as one of all."""
+
+    def rejoin(axis, x):
+        sharding = jax.NamedSharding(mesh(), _spec(axis))
+        shape = x.shape if axis is None else (jax.device_count(), *x.shape[1:])
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    def each(axis, part):
+        return jax.tree.map(functools.partial(rejoin, axis), part)
+
+    return jax.tree.map(each, axes, tree, is_leaf=_is_none)
 
 
 def _each(fn, axes, tree):

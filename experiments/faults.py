@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from ebmjax import checkpoint, log
 
@@ -209,6 +210,7 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
+    logging.set_verbosity("error")  # orbax warns of what is only read
     tell = functools.partial(print, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
