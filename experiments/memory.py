@@ -5,8 +5,8 @@
 Nothing is run. State, chains and data are counted from their shapes; "kept" is what the
 forward pass of a device's batch (or of one part of it) leaves for the gradient, by the
 shapes of JAX's own residuals, before a compiler fuses any of it away; operations are
-those of the convolutions in the traced step. --compile compiles the first two steps for a
-CPU as well, minutes each, and reads the temporaries off the programs.
+those of the convolutions in the traced step. --compile compiles the first two steps for
+a CPU as well, minutes each, and reads the temporaries off the programs.
 """
 
 import argparse
