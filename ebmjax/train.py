@@ -1,7 +1,6 @@
 """Training a run: from its config, or from where its directory left off."""
 
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -9,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +28,7 @@ from ebmjax import (
     pictures,
     runs,
     step,
+    stream,
 )
 from ebmjax.eval import calibration
 
@@ -79,7 +79,7 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
                 )
             )
         )
-        resident, batches = stack.enter_context(stream(c, splits))
+        resident, batches = stack.enter_context(stream.batches(c, splits))
         num_blocks = build.num_blocks(c, settings.num_classes)
         fresh = functools.partial(fresh_state, c, splits, settings)
         like = jax.eval_shape(fresh)
@@ -92,7 +92,8 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
         state, meter = newest()
         # The log is the record of past divergences: it outlives what it went back to.
         past = log.events(workdir)
-        recoveries, gone_back_to = len(past), past[-1]["step"] if past else None
+        recoveries = max(len(past), int(state.recoveries))
+        gone_back_to = past[-1]["step"] if past else None
         state = _recovered(state, recoveries)
         writer = log.Writer(
             workdir,
@@ -273,8 +274,7 @@ def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
             "config.eval.checkpoint is 'best', which needs validation images: set"
             " config.data.num_valid"
         )
-    if c.data.labels_per_class:
-        _labelled(c, splits)
+    stream.labelled_pool(c, splits)
     if not settings.weights.sampled:
         return
     num_blocks = build.num_blocks(c, settings.num_classes)
@@ -315,68 +315,6 @@ def _recovered(state, recoveries):
 def place(state: step.TrainState) -> step.TrainState:
     """A fresh state, where the compiled step takes it."""
     return parallel.place(state, step.AXES)
-
-
-@contextlib.contextmanager
-def stream(c, splits: data.Splits) -> Iterator[tuple[Any, Callable]]:
-    """(what lies on the devices, step -> batch), a function of (seed, step).
-
-    A training set of up to `c.data.resident_mib` lies on every device, and
-    batches are indices into it. A larger one stays on the host: a thread gathers
-    the next batch while the device works.
-    """
-    train = splits.train
-    everything = np.arange(len(train.label), dtype=np.int32)
-    labelled = everything if c.data.separate_streams else None
-    if c.data.labels_per_class:
-        labelled = _labelled(c, splits)
-
-    def indices(i):
-        batch = {"index": _next(everything, c.seed, i, c.batch_size)}
-        if labelled is not None:
-            index = _next(labelled, (c.seed, 1), i, c.batch_size)
-            batch["labelled"] = {"index": index}
-        return batch
-
-    # Accelerators have memory of their own; CPU devices share the host's.
-    copies = jax.local_device_count() if jax.default_backend() == "cpu" else 1
-    if data.fits(train, c.data.resident_mib / copies):
-        resident = parallel.place({"image": train.image, "label": train.label})
-        yield resident, lambda i: parallel.place(parallel.split(indices(i)), 0)
-        return
-
-    def gather(batch):
-        index = batch["index"]
-        images = {"image": train.image[index], "label": train.label[index]}
-        if "labelled" in batch:
-            images["labelled"] = gather(batch["labelled"])
-        return images
-
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        ahead = {}
-
-        def batch(i):
-            found = ahead.pop(i, None) or thread.submit(gather, indices(i))
-            ahead.clear()
-            ahead[i + 1] = thread.submit(gather, indices(i + 1))
-            return parallel.place(parallel.split(found.result()), 0)
-
-        yield None, batch
-
-
-def _labelled(c, splits):
-    """The training images whose labels are used."""
-    count, num_classes = c.data.labels_per_class, len(splits.class_names)
-    label, seed = splits.train.label, c.data.split_seed
-    return data.labelled_indices(label, count, num_classes, seed)
-
-
-def _next(pool, seed, i, batch_size):
-    """Batch i of a pool, which is repeated if it is smaller than a batch."""
-    pool = np.tile(pool, -(-batch_size // len(pool)))
-    return pool[
-        data.batch_indices(seed, i, num_examples=len(pool), batch_size=batch_size)
-    ]
 
 
 def _draw_chains(state, now, job):

@@ -1,12 +1,12 @@
 """What goes wrong outside: the run goes on as if it had not. More kills, and a table:
 python -m experiments.faults. Damaged checkpoints and claimed directories are in
-test_train.py, damaged data files in test_data.py.
+test_train.py, damaged data files in tiny_tfds.py.
 """
 
 import random
 
 import pytest
-import test_data
+import tiny_tfds
 from test_train import small
 
 from ebmjax import train
@@ -29,9 +29,9 @@ def test_a_full_disk_costs_what_came_after_the_last_checkpoint(tmp_path):
 
 
 def test_a_damaged_data_file_stops_a_run_before_it_begins(tmp_path):
-    test_data.prepare(tmp_path / "data")
+    tiny_tfds.prepare(tmp_path / "data")
     folder = tmp_path / "data" / "tiny" / "1.0.0"
-    test_data.cut(test_data.the_file(folder, "train"))
+    tiny_tfds.cut(tiny_tfds.the_file(folder, "train"))
     c = small(data__name="tiny", data__data_dir=str(tmp_path / "data"))
     with pytest.raises(OSError, match="tiny-train.* is damaged or incomplete"):
         train.fit(c, str(tmp_path / "run"))

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from ebmjax import config
-from ebmjax.eval import charts, compare, report, summary
+from ebmjax.eval import charts, compare, report, sections, summary
 from ebmjax.eval import run as evaluation
 from ebmjax.eval.found import npz, picture
 
@@ -307,7 +307,7 @@ def test_main_charts_are_files_of_their_own(tmp_path):
 
 
 def test_survival_counts_images_whose_nearest_mistake_is_farther():
-    eps, share = report.survival([0.0, 0.02, 0.05, None], 0.1)
+    eps, share = sections.survival([0.0, 0.02, 0.05, None], 0.1)
     by_eps = dict(zip(np.round(eps, 3), share, strict=True))
     assert by_eps[0.0] == 0.75  # one is wrong already
     assert by_eps[0.02] == 0.5 and by_eps[0.049] == 0.5

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ebmjax import config, runs
-from ebmjax.eval import charts, report, summary
-from ebmjax.eval.report import Row, Section, Table, drawn
+from ebmjax.eval import charts, page, summary
+from ebmjax.eval.page import Row, Section, Table, drawn
 from ebmjax.eval.run import FILE, FOLDER, REPORT, read
 from ebmjax.eval.run import write as write_file
 from ebmjax.eval.summary import NORMS
@@ -197,7 +197,7 @@ def render(groups: list[Group], numbers: dict) -> str:
                     f"Accuracy under {NORMS[norm]} attacks.",
                 )
             )
-    return report.page(
+    return page.render(
         "compare.html",
         title=" · ".join(numbers["groups"]),
         subtitle=f"{sum(len(g.workdirs) for g in groups)} runs compared",
@@ -264,7 +264,7 @@ def _pictures(groups):
             here = [file for file in files if found and file in found["files"]]
             if here:
                 folder = epath.Path(group.workdirs[0]) / FOLDER
-                panels.append(report.shown(folder, here[0], group.name))
+                panels.append(page.shown(folder, here[0], group.name))
         if panels:
             sections.append(Section(title, text, panels))
     return sections
