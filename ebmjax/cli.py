@@ -58,11 +58,13 @@ def _show_log(talkative):
         if record.name == "root":
             return True
         record.exc_info = None  # if it matters to us, it is raised here too
-        return record.levelno >= logging.ERROR
+        return record.levelno >= logging.ERROR and record.name != "asyncio"
 
     if not talkative:
         (handler,) = logging.getLogger().handlers
         handler.addFilter(is_wanted)
+        # After the first write that failed, and was told, orbax's others fail.
+        sys.unraisablehook = lambda _: None
 
 
 def _end_among_several(text):

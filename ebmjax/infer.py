@@ -71,7 +71,7 @@ def to_unit(x: jax.Array) -> jax.Array:
     return augment.to_unit(x) if x.dtype == np.uint8 else x
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # those of so many networks
 def logits(network: models.Network, method: str = "shard_map") -> Callable:
     """A `program` of images: (params, stats) -> logits [N, K]."""
     return program(lambda v, key, x: network.apply(*v, to_unit(x)), method=method)

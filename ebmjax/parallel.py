@@ -6,6 +6,7 @@ axis [D], one slice each) or are the same everywhere (None: no device axis).
 """
 
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from jax.experimental import multihost_utils
 AXIS = "device"
 METHODS = ("shard_map", "pmap")
 NUM_PROCESSES, PROCESS_ID = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_calls = itertools.count()  # of `all_come`: each needs a name of its own
 
 
 def spmd(
@@ -86,15 +88,6 @@ def place(tree: Any, axes: Any = None) -> Any:
         )
 
     return jax.tree.map(put, axes, tree, is_leaf=_is_none)
-
-
-def shardings(tree: Any, axes: Any = None) -> Any:
-    """The sharding of every leaf that `place` would place."""
-
-    def of(axis, part):
-        return jax.tree.map(lambda _: jax.NamedSharding(mesh(), _spec(axis)), part)
-
-    return jax.tree.map(of, axes, tree, is_leaf=_is_none)
 
 
 def split(batch: Any) -> Any:
@@ -215,6 +208,50 @@ def all_agree(ok: bool) -> bool:
     if not several():
         return ok
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+def everywhere(read: Callable[[], Any]) -> Any:
+    """`read()`, where every process can; else an error in all of them.
+
+    What one lacks is missed here, by all, and not while the others wait for it in the
+    middle of a computation. `read` itself must not ask the others anything.
+    """
+    if not several():
+        return read()
+    failure, reason = None, np.zeros(500, np.uint8)
+    try:
+        found = read()
+    except Exception as error:
+        failure = error
+        text = f"{type(error).__name__}: {error}".encode()[: len(reason)]
+        reason[: len(text)] = np.frombuffer(text, np.uint8)
+    reasons = multihost_utils.process_allgather(reason)
+    failed = np.flatnonzero(reasons.any(axis=1)).tolist()
+    if len(failed) == len(reasons):
+        raise failure
+    if failed:
+        text = bytes(reasons[failed[0]]).rstrip(b"\0").decode(errors="replace")
+        raise ValueError(f"process {failed[0]} of {len(reasons)}: {text}")
+    return found
+
+
+def all_come(timeout: int = 30) -> bool:
+    """Do all processes call this within `timeout` seconds?
+
+    Unlike the others here it can be asked where some may be waiting in the middle of
+    a computation: it goes by jax.distributed's own connections.
+    """
+    if not several():
+        return True
+    from orbax.checkpoint import multihost
+
+    try:
+        multihost.get_barrier_sync_fn()(
+            key=f"all_come_{next(_calls)}", timeout_ms=1000 * timeout
+        )
+    except Exception:  # which one is not documented
+        return False
+    return True
 
 
 def check_same(what: str, content: bytes) -> None:

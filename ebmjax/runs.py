@@ -13,8 +13,9 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from ebmjax import build, config, data, energy, infer, parallel, sgld
+from ebmjax import build, config, data, energy, infer, parallel
 from ebmjax import checkpoint as checkpoints
+from ebmjax.eval import calibration, samples
 from ebmjax.models import Network
 
 CONFIG = "config.json"
@@ -73,9 +74,7 @@ class Run:
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
         """p(y | x).  [N, H, W, C] -> [N, K]."""
-        logits = self.logits(x).astype(np.float64)
-        exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return exp / exp.sum(axis=-1, keepdims=True)
+        return calibration.softmax(self.logits(x))
 
     def energy(self, x: np.ndarray) -> np.ndarray:
         """E(x), nats.  [N, H, W, C] -> [N]."""
@@ -108,12 +107,14 @@ class Run:
         c = self.config.sgld
 
         def chains(model, key, x, labels=None):
-            sampler = sgld.sgld(
+            return samples.chains(
+                key,
                 functools.partial(model.energy, labels=labels),
+                x,
+                num_steps=steps,
                 step_size=c.step_size,
                 noise_std=c.noise_std,
-            )
-            return sgld.run(key, sampler, sampler.init(x), steps)[0].position
+            ).x
 
         return self.map(chains, *arrays, key=k_run)
 

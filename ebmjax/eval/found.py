@@ -30,7 +30,7 @@ def key(run, purpose: str) -> jax.Array:
 
 def floats(image: np.ndarray) -> np.ndarray:
     """uint8 -> float32 in [-1, 1], on the host."""
-    return image.astype(np.float32) / 127.5 - 1
+    return np.asarray(augment.to_unit(image))
 
 
 def bytes_of(x) -> np.ndarray:
