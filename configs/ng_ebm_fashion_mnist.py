@@ -2,7 +2,7 @@
 
     python -m ebmjax.main --config=configs/ng_ebm_fashion_mnist.py
 
-No paper has it: a data set of grey images that a laptop can train on. 12 epochs.
+No paper has it: 12 epochs of a data set of small grey images.
 """
 
 from ebmjax import config
