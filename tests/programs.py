@@ -11,27 +11,40 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAIN = "-m ebmjax.main --config=tests/digits_mlp.py".split()
+EVAL = "-m ebmjax.eval".split()
 LONG = "--config.num_steps=1000000"
 CLASSIFIER = "--config.objective.p_x=0"  # quicker to compile
 NO_EVAL = "--config.eval.parts=()"
 
 
-def command(workdir, *flags, devices, processes):
+def command(workdir, *flags, devices, processes, evaluation=False):
+    training = [*MAIN, f"--config.parallel.cpu_devices={devices}"]
     return [
-        *(sys.executable, *MAIN, f"--workdir={workdir}"),
-        *(f"--config.parallel.cpu_devices={devices}", *flags),
+        *(sys.executable, *(EVAL if evaluation else training)),
+        *(f"--workdir={workdir}", *flags),
         *(["--distributed"] if processes > 1 else []),
     ]
 
 
 @contextlib.contextmanager
-def started(workdir, *flags, devices=1, processes=1, different=None):
+def started(
+    workdir,
+    *flags,
+    devices=1,
+    processes=1,
+    evaluation=False,
+    different=None,
+    surroundings=None,
+):
     """Starts `processes` programs of `devices` CPU devices each; none outlives the
     block.  -> Popen of each, with `told()`: what it printed.
 
-    `different` {i: flags} are those that only process i gets.
+    They train, or do the `evaluation` of a run, whose devices are in its config.
+    `different` {i: flags} are those that only process i gets, `surroundings`
+    {i: variables} its own environment.
     """
-    every = command(workdir, *flags, devices=devices, processes=processes)
+    how = dict(devices=devices, processes=processes, evaluation=evaluation)
+    every = command(workdir, *flags, **how)
     shared = environment() | {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": str(processes),
@@ -43,7 +56,9 @@ def started(workdir, *flags, devices=1, processes=1, different=None):
             program = subprocess.Popen(
                 every + (different or {}).get(i, []),
                 cwd=ROOT,
-                env=shared | {"JAX_PROCESS_ID": str(i)},
+                env=shared
+                | {"JAX_PROCESS_ID": str(i)}
+                | (surroundings or {}).get(i, {}),
                 stdout=stack.enter_context(log.open("w")),
                 stderr=subprocess.STDOUT,
             )

@@ -10,6 +10,7 @@ import signal
 import chex
 import digits_mlp
 import jax
+import numpy as np
 import programs
 import pytest
 from programs import CLASSIFIER, LONG, NO_EVAL
@@ -19,6 +20,11 @@ from ebmjax import runs, train
 from ebmjax.eval import run as evaluation
 
 pytestmark = pytest.mark.slow
+SMALL_ATTACK = (
+    *("--eval.attacks.num_images=8", "--eval.attacks.num_steps=2"),
+    *("--eval.attacks.refine_images=0", "--eval.attacks.distance_rounds=0"),
+    *("--eval.attacks.distal_steps=2", "--eval.attacks.norms=linf"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,12 @@ def together(tmp_path_factory):
     second = programs.run(workdir, **two)
     assert "step 2/4" in first and "step 6/8" in second and "step 2/" not in second
     return workdir
+
+
+def trained(alone, tmp_path):
+    """A copy that has not been evaluated."""
+    leave_out = shutil.ignore_patterns("eval*")
+    return shutil.copytree(alone, tmp_path / "run", ignore=leave_out)
 
 
 def assert_same_run(a, b):
@@ -67,6 +79,60 @@ def test_two_processes_evaluate_as_one(alone, together):
         for key in ("seconds", "settings"):
             ours.pop(key), theirs.pop(key)
         assert_close(ours, theirs)
+
+
+def test_processes_with_different_settings_do_not_evaluate(alone, tmp_path):
+    run = trained(alone, tmp_path)
+    flags = {1: ["--eval.ood.sets=gaussian"]}
+    told = programs.run(
+        run, "--parts=ood", evaluation=True, processes=2, different=flags, code=1
+    )
+    assert told.count("the config of processes [1] is not that of process 0") == 2
+    assert not (run / "eval.json").exists()
+
+
+def test_both_do_without_a_data_set_that_one_lacks(alone, tmp_path):
+    run = trained(alone, tmp_path)
+    for i in (0, 1):
+        (tmp_path / f"home{i}").mkdir()
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "home0" / "black.npz", image=images)
+    programs.run(
+        run,
+        "--parts=ood,classification",
+        "--eval.ood.sets='~/black.npz','uniform'",
+        "--eval.ood.num_images=20",
+        evaluation=True,
+        processes=2,
+        surroundings={i: {"HOME": str(tmp_path / f"home{i}")} for i in (0, 1)},
+        code=1,
+    )
+    found = programs.results(run)
+    assert "accuracy" in found["classification"]
+    black, uniform = (found["ood"]["sets"][name] for name in ("~/black.npz", "uniform"))
+    assert "process 1 of 2" in black["error"] and "black.npz" in black["error"]
+    assert "log_density" in uniform["scores"]
+
+
+@pytest.mark.parametrize("where", ["in the middle of a part", "where one writes"])
+def test_what_fails_in_one_evaluating_process_ends_both(where, alone, tmp_path):
+    run = trained(alone, tmp_path)
+    flags, surroundings = ["--parts=classification"], {}
+    if where == "where one writes":
+        odd, reason = 0, "eval.json.new"
+        (run / reason).mkdir()
+    else:
+        odd, reason = 1, "evaluation: attacks failed: module 'foolbox' has no"
+        (tmp_path / "foolbox.py").touch()
+        surroundings = {1: {"PYTHONPATH": str(tmp_path)}}
+        flags = ["--parts=attacks", "--eval.attacks.judge", *SMALL_ATTACK]
+    how = dict(evaluation=True, processes=2, surroundings=surroundings)
+    with programs.started(run, *flags, **how) as ours:
+        codes = [program.wait(timeout=120) for program in ours]
+        told = [program.told() for program in ours]
+    assert 0 not in codes and codes[odd] == 1, told
+    assert reason in told[odd] and f"This was process {odd} of several" in told[odd]
+    assert not (run / "eval.json").exists()
 
 
 def test_one_process_goes_on_where_two_stopped(alone, together):

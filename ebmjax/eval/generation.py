@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from ebmjax import infer, runs
+from ebmjax import infer, parallel, runs
 from ebmjax.eval import calibration, frechet, ood, samples
 from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, key, npz, picture
 
@@ -103,7 +103,7 @@ def _extractor(run):
     if not path:
         return run
     try:
-        found = runs.load(path)
+        found = parallel.everywhere(lambda: runs.load(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"config.eval.samples.extractor: {error}. Inception's weights are not part"

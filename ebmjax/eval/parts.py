@@ -4,10 +4,12 @@ Parts of an evaluation are functions `(run, watch) -> Found`: they know what a r
 and its config are, and leave files to their caller. Fractions are in [0, 1].
 """
 
+import functools
+
 import jax
 import numpy as np
 
-from ebmjax import data, infer, runs
+from ebmjax import data, infer, parallel, runs
 from ebmjax.eval import calibration, ood
 from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, floats, key, npz, picture
 
@@ -99,7 +101,9 @@ def out_of_distribution(run: runs.Run, watch: Watch) -> Found:
     for name in c.sets:
         watch(f"reading {name}")
         try:
-            images[name] = _ood_images(run, name, test)
+            found = parallel.everywhere(functools.partial(_ood_images, run, name, test))
+            parallel.check_same(name, np.ascontiguousarray(found).data)
+            images[name] = found
         except (OSError, ValueError) as error:
             sets[name] = {"error": str(error)}
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebmjax import runs
+from ebmjax import parallel, runs
 from ebmjax.eval import attacks, calibration, judge, ood, refinement
 from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, floats, key, npz, picture
 
@@ -18,7 +18,8 @@ def attacked(run: runs.Run, watch: Watch) -> Found:
     under attack, and distal adversarial examples."""
     c, test = run.config.eval.attacks, run.splits().test
     if c.judge:
-        judge.modules()  # missing ones are missed before anything that takes long
+        # Missing ones are missed before anything that takes long.
+        parallel.everywhere(judge.modules)
     test = test.take(slice(c.num_images))
     x, labels = floats(test.image), test.label
     numbers = {

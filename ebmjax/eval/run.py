@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from ebmjax import runs
+from ebmjax import config, parallel, runs
 from ebmjax.eval import charts, generation, parts, report, robustness
 from ebmjax.eval.summary import table
 
@@ -43,8 +43,9 @@ def evaluate(
 
     Returns the whole of eval.json: parts that were there and are not asked for
     stay. A part that fails is {"error": why}; `failed` lists such parts. Every
-    process of a multi-host job calls this, the first one writes. Raises
-    ValueError for an unknown part, FileNotFoundError where there is no run.
+    process of a multi-host job calls this, the first one writes; what fails in one
+    of them alone is raised there. Raises ValueError for an unknown part,
+    FileNotFoundError where there is no run.
     """
     parts = tuple(parts)
     for part in parts:
@@ -52,6 +53,8 @@ def evaluate(
             raise ValueError(f"no part {part!r}: there are {', '.join(PARTS)}")
     if not isinstance(run, runs.Run):
         run = runs.load(os.fspath(run))
+    if parallel.several():
+        _check_alike(run)
     results = read(run.workdir)
     results["run"] = describe(run)
     writes = jax.process_index() == 0
@@ -63,6 +66,8 @@ def evaluate(
             except Exception as error:  # whatever it is, the other parts go on
                 logging.warning("evaluation: %s failed: %s", part, error)
                 logging.debug("", exc_info=True)
+                if not parallel.all_come():
+                    raise  # the others wait for it: only its end can end them
                 numbers, files = {"error": f"{type(error).__name__}: {error}"}, {}
             results[part] = numbers | {
                 "step": run.step,
@@ -71,6 +76,7 @@ def evaluate(
                 "files": sorted(files),
             }
             results = json.loads(to_json(results))  # as whoever reads it finds it
+            parallel.all_agree(True)  # that the part is done
             if writes:
                 folder = epath.Path(run.workdir) / FOLDER
                 folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +86,18 @@ def evaluate(
             bar.update()
     if writes:
         draw(run.workdir)
+    parallel.all_agree(True)  # that all is written
     return results
+
+
+def _check_alike(run):
+    """Raises ValueError unless all processes have this run, and its data."""
+    c = run.config
+    parallel.check_same("the config", config.to_json(c).encode())
+    parallel.check_same("the checkpoint", str(run.step).encode())
+    splits = parallel.everywhere(run.splits)
+    for part in (splits.train, splits.valid, splits.test):
+        parallel.check_same("the data set", np.ascontiguousarray(part.image).data)
 
 
 def draw(workdir: str) -> None:
