@@ -54,7 +54,6 @@ def settings(c: ml_collections.ConfigDict, num_classes: int) -> step.Settings:
         b1=o.b1,
         b2=o.b2,
         momentum=o.momentum,
-        clip_norm=o.clip_norm,
     )
     return step.Settings(
         network=network(c, num_classes),
@@ -63,6 +62,7 @@ def settings(c: ml_collections.ConfigDict, num_classes: int) -> step.Settings:
         num_classes=num_classes,
         sampling=sampling(c),
         inputs=step.Inputs(c.data.pad, c.data.flip, c.data.noise_std),
+        clip_norm=o.clip_norm,
         ema_decay=o.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,
         parts=o.accumulate,

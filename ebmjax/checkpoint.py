@@ -118,7 +118,11 @@ def _short(error):
 
 
 def restore_latest(
-    checkpoints: ocp.CheckpointManager, like: TrainState, *, num_blocks: int
+    checkpoints: ocp.CheckpointManager,
+    like: TrainState,
+    *,
+    num_blocks: int,
+    axes: TrainState = AXES,
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """The newest state that can be read, and the host's part; None if none is there.
 
@@ -130,7 +134,7 @@ def restore_latest(
         reason = None
         try:
             check_alike(checkpoints, step, like)
-            found = restore(checkpoints, step, like, num_blocks=num_blocks)
+            found = restore(checkpoints, step, like, num_blocks=num_blocks, axes=axes)
         except (OtherModel, MemoryError):
             raise
         except Exception as error:  # tensorstore and orbax raise many kinds
@@ -167,9 +171,14 @@ def put_aside(checkpoints: ocp.CheckpointManager, step: int, why: str) -> None:
 
 
 def restore(
-    checkpoints: ocp.CheckpointManager, step: int, like: TrainState, *, num_blocks: int
+    checkpoints: ocp.CheckpointManager,
+    step: int,
+    like: TrainState,
+    *,
+    num_blocks: int,
+    axes: TrainState = AXES,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state saved at `step`, placed on today's devices.
+    """The state saved at `step`, placed on today's devices as `axes` says.
 
     `like` gives shapes and dtypes. Class-conditional chains lie in `num_blocks`
     blocks of equal size on each device; on another number of devices than before
@@ -186,7 +195,7 @@ def restore(
         logging.info("dealing chains of %d devices to %d", before, now)
         dealt = deal(state.chains.samples, now, num_blocks)
         state = state.replace(chains=replay.Buffer(dealt))
-    return parallel.place(state, AXES), host
+    return parallel.place(state, axes), host
 
 
 def restore_model(

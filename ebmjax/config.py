@@ -87,6 +87,7 @@ def default() -> ml_collections.ConfigDict:
 
     c.parallel = ml_collections.ConfigDict()
     c.parallel.method = "shard_map"  # or "pmap"
+    c.parallel.fsdp = False  # parameters and moments in parts on the devices
     # jax_default_matmul_precision; on GPU "default" is TF32, 1e-3 of a product.
     c.parallel.matmul_precision = "default"  # or "high", "highest"
     c.parallel.cpu_devices = 0  # without an accelerator; 0 is one a core, up to 8
@@ -186,6 +187,11 @@ def check(c: ml_collections.ConfigDict) -> None:
     _one_of("optimizer.name", c.optimizer.name, optim.NAMES)
     _one_of("optimizer.decay", c.optimizer.decay, optim.DECAYS)
     _one_of("parallel.method", c.parallel.method, parallel.METHODS)
+    if c.parallel.fsdp and c.parallel.method == "pmap":
+        raise ValueError(
+            "config.parallel.fsdp does not go with config.parallel.method='pmap', which"
+            " cannot spread an array over devices: use 'shard_map'"
+        )
     precision = c.parallel.matmul_precision
     _one_of("parallel.matmul_precision", precision, ("default", "high", "highest"))
     _one_of("eval.checkpoint", c.eval.checkpoint, ("last", "best"))

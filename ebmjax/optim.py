@@ -42,10 +42,10 @@ def optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     momentum: float = 0.9,
-    clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
     """One of `NAMES`. "adam" and "sgd" decay weights by L2 in the gradient, as
-    PyTorch's do; "adamw" decouples it. `clip_norm` > 0 bounds the gradient's norm.
+    PyTorch's do; "adamw" decouples it. All of them work entry by entry, so that a
+    device may have some of the entries only.
     """
     l2 = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
     optimizers = {
@@ -53,7 +53,4 @@ def optimizer(
         "adamw": lambda: optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay),
         "sgd": lambda: optax.chain(l2, optax.sgd(learning_rate, momentum)),
     }
-    chosen = optimizers[name]()
-    if not clip_norm:
-        return chosen
-    return optax.chain(optax.clip_by_global_norm(clip_norm), chosen)
+    return optimizers[name]()

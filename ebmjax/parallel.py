@@ -2,9 +2,11 @@
 
 A program is written for one device, with an `axis_name` for what it must ask
 the others. Its arguments either differ from device to device (axes 0: a leading
-axis [D], one slice each) or are the same everywhere (None: no device axis).
+axis [D], one slice each), or are the same everywhere (None: no device axis), or
+are arrays of which every device holds a part (`Spread`).
 """
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -16,13 +18,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import multihost_utils
 
 AXIS = "device"
 METHODS = ("shard_map", "pmap")
 NUM_PROCESSES, PROCESS_ID = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+LEAST_SPREAD = 4096  # entries; a smaller array is not worth the messages
+GATHERED = "gathered"  # the name of what `gather` gives, for `jax.checkpoint`
 _calls = itertools.count()  # of `all_come`: each needs a name of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """An array that lies on all devices in equal parts, cut along axis `dim`."""
+
+    dim: int
 
 
 def spmd(
@@ -35,10 +49,11 @@ def spmd(
 ) -> Callable:
     """Compiles `fn(*args, axis_name)` to run on every device of every process.
 
-    `in_axes` (one entry an argument) and `out_axes` are 0, None, or trees of
-    them, prefixes of what they describe. Outputs with None must be equal on all
-    devices. `jax.pmap` and `jax.shard_map` compile to the same program here;
-    pmap is the older name, in maintenance since jax 0.8.
+    `in_axes` (one entry an argument) and `out_axes` are 0, None, `Spread`, or
+    trees of them, prefixes of what they describe. Outputs with None must be equal
+    on all devices. `jax.pmap` and `jax.shard_map` compile to the same program
+    here; pmap is the older name, in maintenance since jax 0.8, and knows no
+    `Spread`.
     """
     fn = functools.partial(fn, axis_name=AXIS)
     if method == "pmap":
@@ -70,16 +85,88 @@ def spmd(
     return jax.jit(mapped, donate_argnums=donate)
 
 
+def spread(shapes: Any) -> Any:
+    """Axes for a tree of arrays that no device needs to hold whole.
+
+    `Spread` along the longest axis that the devices divide. None for what is small
+    or has no such axis: every device holds that.
+    """
+
+    def one(x):
+        sizes = [n if n % jax.device_count() == 0 else 0 for n in x.shape]
+        if x.size < LEAST_SPREAD or not any(sizes):
+            return None
+        return Spread(sizes.index(max(sizes)))
+
+    return jax.tree.map(one, shapes)
+
+
+def gather(tree: Any, axes: Any, axis_name: str) -> Any:
+    """Within a program: all of what is `Spread`, on every device.
+
+    Derivatives with respect to `tree` are spread too, summed over the devices.
+    """
+
+    def one(axis, part):
+        if axis is None:
+            return part
+        whole = lax.all_gather(part, axis_name, axis=axis.dim, tiled=True)
+        return checkpoint_name(whole, GATHERED)
+
+    return jax.tree.map(one, axes, tree, is_leaf=_is_none)
+
+
+def mean(tree: Any, axes: Any, axis_name: str) -> Any:
+    """Within a program: derivatives by what `gather` took, averaged over devices."""
+
+    def one(axis, part):
+        if axis is None:
+            return lax.pmean(part, axis_name)
+        return part / lax.axis_size(axis_name)
+
+    return jax.tree.map(one, axes, tree, is_leaf=_is_none)
+
+
+def norm(tree: Any, axes: Any, axis_name: str | None) -> jax.Array:
+    """Within a program: L2, of all entries and of all devices' parts."""
+    of_all, of_one = [], []
+
+    def sort(axis, part):
+        (of_all if axis is None else of_one).extend(jax.tree.leaves(part))
+
+    jax.tree.map(sort, axes, tree, is_leaf=_is_none)
+    square = sum(jnp.sum(x**2) for x in of_all)
+    if of_one:
+        square += lax.psum(sum(jnp.sum(x**2) for x in of_one), axis_name)
+    return jnp.sqrt(square)
+
+
+def assembled(tree: Any, axes: Any) -> Any:
+    """The tree with nothing `Spread`."""
+    if jax.tree.leaves(axes):
+        return jax.jit(lambda tree: tree, out_shardings=_sharding(None))(tree)
+    return tree
+
+
+def make(fn: Callable, *args, axes: Any) -> Any:
+    """fn(*args), made where `spmd` programs take it: no device makes all of it.
+
+    Without this the second call would see differently placed inputs and be
+    traced and compiled again.
+    """
+    shardings = jax.tree.map(_sharding, axes, is_leaf=_is_none)
+    return jax.jit(fn, out_shardings=shardings)(*args)
+
+
 def place(tree: Any, axes: Any = None) -> Any:
     """Puts a host's tree where `spmd` programs take it and leave it.
 
-    Without this the second call would see differently placed inputs and be
-    traced and compiled again. Leaves with axis 0 are [D, ...], D over all
-    processes, of which each process gives all and keeps its own.
+    Leaves with axis 0 are [D, ...], D over all processes, of which each process
+    gives all and keeps its own.
     """
 
     def put(axis, part):
-        sharding = jax.NamedSharding(mesh(), _spec(axis))
+        sharding = _sharding(axis)
         return jax.tree.map(
             lambda x: jax.make_array_from_callback(
                 np.shape(x), sharding, functools.partial(_slice, x)
@@ -294,7 +381,7 @@ def _rejoined(tree, axes):
     """What pmap gives to each of several processes, its own part, as one of all."""
 
     def rejoin(axis, x):
-        sharding = jax.NamedSharding(mesh(), _spec(axis))
+        sharding = _sharding(axis)
         shape = x.shape if axis is None else (jax.device_count(), *x.shape[1:])
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
@@ -307,13 +394,19 @@ def _rejoined(tree, axes):
 
 def _each(fn, axes, tree):
     def apply(axis, part):
-        return part if axis is None else jax.tree.map(fn, part)
+        return jax.tree.map(fn, part) if axis == 0 else part
 
     return jax.tree.map(apply, axes, tree, is_leaf=_is_none)
 
 
 def _spec(axis):
-    return jax.P() if axis is None else jax.P(AXIS)
+    if axis is None:
+        return jax.P()
+    return jax.P(*[None] * axis.dim, AXIS) if isinstance(axis, Spread) else jax.P(AXIS)
+
+
+def _sharding(axis):
+    return jax.NamedSharding(mesh(), _spec(axis))
 
 
 def _is_none(axis):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ebmjax import augment, objectives, replay
+from ebmjax import augment, objectives, parallel, replay
 from ebmjax.models import Network
 
 
@@ -29,6 +29,13 @@ class TrainState:
 AXES = TrainState(None, None, None, None, None, None, chains=0)
 
 
+def fully_sharded(like: TrainState) -> TrainState:
+    """Axes with which no device holds all parameters, nor their moments and average
+    (FSDP; Rajbhandari et al., 2020, ZeRO-3). `like` has the shapes of a state."""
+    params, opt_state, ema = parallel.spread((like.params, like.opt_state, like.ema))
+    return AXES.replace(params=params, opt_state=opt_state, ema=ema)
+
+
 class Inputs(NamedTuple):
     """How uint8 images become what the network sees."""
 
@@ -46,6 +53,7 @@ class Settings(NamedTuple):
     num_classes: int
     sampling: objectives.Sampling = objectives.Sampling()
     inputs: Inputs = Inputs()
+    clip_norm: float = 0.0  # bound on the gradient's global norm; 0 is none
     ema_decay: float = 0.0
     recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
     parts: int = 1  # of a device's batch, one after the other, to save memory
@@ -82,6 +90,7 @@ def train_step(
     key: jax.Array,
     *,
     settings: Settings,
+    axes: TrainState = AXES,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """(state, batch) -> (state, metrics), metrics being means over all devices.
@@ -89,6 +98,7 @@ def train_step(
     `batch` holds uint8 "image" and "label", or "index" into the resident
     `data`; and perhaps "labelled", the same again. `key` is the run's: the
     step's own is folded from it, so a resumed run goes on with the same stream.
+    `axes` says how `parallel.spmd` lays out the state.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.recoveries), state.step)
     k_input, k_chains, k_train = jax.random.split(key, 3)
@@ -98,12 +108,20 @@ def train_step(
 
     batch = _prepare(k_input, data, batch, device, settings.inputs)
 
+    if jax.tree.leaves(axes.params):
+        network = _gathering(settings.network, axes.params, axis_name)
+        settings = settings._replace(network=network)
     gradient = _gradient if settings.parts == 1 else _gradient_by_parts
     grads, metrics, stats, chains = gradient(
         state, batch, k_chains, k_train, settings=settings, axis_name=axis_name
     )
     if axis_name is not None:
-        grads, metrics = lax.pmean((grads, metrics), axis_name)
+        layout = axes.params, None
+        grads, metrics = parallel.mean((grads, metrics), layout, axis_name)
+    metrics["grad_norm"] = norm = parallel.norm(grads, axes.params, axis_name)
+    if settings.clip_norm:
+        shorter = jnp.minimum(1.0, settings.clip_norm / norm)
+        grads = jax.tree.map(lambda g: shorter * g, grads)
 
     updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
     lr_factor = settings.recovery_lr_factor**state.recoveries
@@ -112,7 +130,6 @@ def train_step(
     ema = state.ema
     if ema is not None:
         ema = optax.incremental_update(params, ema, 1 - settings.ema_decay)
-    metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(
         step=state.step + 1,
         recoveries=state.recoveries,
@@ -122,6 +139,22 @@ def train_step(
         ema=ema,
         chains=chains,
     ), metrics
+
+
+def _gathering(network, axes, axis_name):
+    """`network` of parameters that are spread. It puts them together for a pass, does
+    not keep them for the gradient, and puts them together for that again."""
+
+    def of_parts(fn):
+        def call(params, *args):
+            return fn(parallel.gather(params, axes, axis_name), *args)
+
+        keep = jax.checkpoint_policies.save_anything_except_these_names
+        return jax.checkpoint(call, policy=keep(parallel.GATHERED))
+
+    return network._replace(
+        apply=of_parts(network.apply), train=of_parts(network.train)
+    )
 
 
 def _gradient(state, batch, k_chains, k_train, *, settings, axis_name):

@@ -26,6 +26,7 @@ from ebmjax import (
     models,
     parallel,
     pictures,
+    replay,
     runs,
     step,
     stream,
@@ -81,12 +82,18 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
         )
         resident, batches = stack.enter_context(stream.batches(c, splits))
         num_blocks = build.num_blocks(c, settings.num_classes)
-        fresh = functools.partial(fresh_state, c, splits, settings)
-        like = jax.eval_shape(fresh)
+        first = splits.train.image[: c.batch_size]
+        fresh = functools.partial(fresh_state, c, settings)
+        like = jax.eval_shape(fresh, first)
+        axes = step.fully_sharded(like) if c.parallel.fsdp else step.AXES
 
         def newest():
-            found = checkpoint.restore_latest(checkpoints, like, num_blocks=num_blocks)
-            state, host = found or (place(fresh()), {"sums": {}, "count": 0})
+            found = checkpoint.restore_latest(
+                checkpoints, like, num_blocks=num_blocks, axes=axes
+            )
+            if found is None:
+                return parallel.make(fresh, first, axes=axes), log.Meter({}, 0)
+            state, host = found
             return state, log.Meter(host["sums"], host["count"])
 
         state, meter = newest()
@@ -104,9 +111,9 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
         )
         stack.callback(writer.close)
         program = parallel.spmd(
-            functools.partial(step.train_step, settings=settings),
-            in_axes=(step.AXES, None, 0, None),
-            out_axes=(step.AXES, None),
+            functools.partial(step.train_step, settings=settings, axes=axes),
+            in_axes=(axes, None, 0, None),
+            out_axes=(axes, None),
             method=c.parallel.method,
             donate=(0,),
         )
@@ -116,6 +123,7 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
             workdir=workdir,
             run_step=lambda state, now: program(state, resident, batches(now), key),
             valid=splits.valid,
+            axes=axes,
             network=settings.network,
             num_blocks=num_blocks,
             checkpoints=checkpoints,
@@ -158,6 +166,7 @@ class Job(NamedTuple):
     workdir: str
     run_step: Callable  # (state, its step) -> state, metrics
     valid: data.Dataset
+    axes: step.TrainState
     network: models.Network
     num_blocks: int  # of the replay buffer
     checkpoints: Any
@@ -238,9 +247,10 @@ def validate(state: step.TrainState, now: int, job: Job) -> dict | None:
     c, valid = job.config, job.valid
     if not len(valid.label):
         return None
+    params, axes = (s.ema if c.eval.ema else s.params for s in (state, job.axes))
     logits = infer.over_batches(
         infer.logits(job.network, c.parallel.method),
-        (state.ema if c.eval.ema else state.params, state.stats),
+        (parallel.assembled(params, axes), state.stats),
         valid.image,
         batch_size=c.eval.batch_size,
     )
@@ -293,28 +303,27 @@ def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
         )
 
 
-def fresh_state(c, splits: data.Splits, settings: step.Settings) -> step.TrainState:
-    """The state before step 0, chains as [D, N/D, ...]. A function of the seed."""
-    x = augment.to_unit(splits.train.image[: c.batch_size])
-    init = functools.partial(
-        step.init_state, settings=settings, num_chains=c.sgld.buffer_size
+def fresh_state(c, settings: step.Settings, image: jax.Array) -> step.TrainState:
+    """The state before step 0, chains as [D, N/D, ...]. A function of the seed.
+
+    `image` are the first images of the training set, uint8 [B, H, W, C].
+    """
+    state = step.init_state(
+        jax.random.fold_in(jax.random.key(c.seed), 0),
+        augment.to_unit(image),
+        settings,
+        num_chains=c.sgld.buffer_size,
     )
-    state = jax.jit(init)(jax.random.fold_in(jax.random.key(c.seed), 0), x)
     if state.chains is None:
         return state
     samples = state.chains.samples
     samples = samples.reshape(jax.device_count(), -1, *samples.shape[1:])
-    return state.replace(chains=state.chains._replace(samples=samples))
+    return state.replace(chains=replay.Buffer(samples))
 
 
 def _recovered(state, recoveries):
     """`state`, with the random stream and learning rate after so many divergences."""
     return state.replace(recoveries=parallel.place(np.int32(recoveries)))
-
-
-def place(state: step.TrainState) -> step.TrainState:
-    """A fresh state, where the compiled step takes it."""
-    return parallel.place(state, step.AXES)
 
 
 def _draw_chains(state, now, job):

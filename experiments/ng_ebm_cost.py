@@ -16,7 +16,7 @@ import time
 import jax
 import numpy as np
 
-from ebmjax import build, conv, data, parallel, step, train
+from ebmjax import build, conv, parallel, step, train
 from experiments import common
 from experiments.common import Spec
 
@@ -52,8 +52,6 @@ def compiled_step(c):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2 * c.batch_size, 32, 32, 3), np.uint8)
     label = rng.integers(0, 10, len(image)).astype(np.int32)
-    images = data.Dataset(image, label)
-    splits = data.Splits(images, images, images, tuple("0123456789"))
     settings = build.settings(c, 10)
     program = parallel.spmd(
         functools.partial(step.train_step, settings=settings),
@@ -69,7 +67,8 @@ def compiled_step(c):
         batch["labelled"] = {"index": index + c.batch_size}
     batch = parallel.place(parallel.split(batch), 0)
     key = parallel.place(jax.random.key(0))
-    state = train.place(train.fresh_state(c, splits, settings))
+    fresh = functools.partial(train.fresh_state, c, settings)
+    state = parallel.make(fresh, image[: c.batch_size], axes=step.AXES)
     traced = jax.make_jaxpr(program)(state, resident, batch, key)
     flops = jax.device_count() * convolution_flops(traced.jaxpr)
 

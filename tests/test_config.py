@@ -120,6 +120,13 @@ def test_a_value_that_cannot_work_is_told_with_its_key(key, value, message):
         config.check(c)
 
 
+def test_pmap_cannot_spread_the_state():
+    c = config.default()
+    c.parallel.fsdp, c.parallel.method = True, "pmap"
+    with pytest.raises(ValueError, match="fsdp does not go with .*'pmap'"):
+        config.check(c)
+
+
 def test_a_variant_scales_the_schedule_and_an_unknown_one_is_refused():
     c = config.default()
     c.num_steps, c.optimizer.boundaries = 100_000, (80_000, 90_000)

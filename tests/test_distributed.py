@@ -153,6 +153,14 @@ def test_four_devices_checkpoint_goes_on_with_two(processes, together, tmp_path)
     assert stored.shape == (2, 200, 8, 8, 1)
 
 
+def test_two_processes_share_one_state(tmp_path):
+    wide = "--config.model.features=(64, 64)"
+    programs.run(tmp_path / "whole", NO_EVAL, wide, devices=4)
+    spread = "--config.parallel.fsdp"
+    programs.run(tmp_path / "spread", NO_EVAL, wide, spread, devices=2, processes=2)
+    assert_same_run(tmp_path / "whole", tmp_path / "spread")
+
+
 def test_sigterm_to_one_of_them_saves_all(tmp_path):
     workdir = tmp_path / "run"
     with programs.started(workdir, LONG, CLASSIFIER, devices=2, processes=2) as ours:

@@ -41,7 +41,6 @@ def first_update(name, **kwargs):
         ("adam", dict(weight_decay=0.5), -0.1),  # inside the gradient it only rescales
         ("sgd", {}, -0.3),
         ("sgd", dict(weight_decay=0.5), -0.1 * (3 + 0.5 * 2)),
-        ("sgd", dict(clip_norm=1.0), -0.1),
     ],
 )
 def test_the_first_update_is_that_of_the_textbook(name, kwargs, expected):

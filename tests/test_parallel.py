@@ -1,5 +1,8 @@
 """The step over devices: how many there are changes nothing, and costs one message."""
 
+import collections
+import functools
+import math
 import re
 import subprocess
 import sys
@@ -12,7 +15,7 @@ import programs
 import pytest
 import tiny
 
-from ebmjax import config, models, parallel
+from ebmjax import config, models, optim, parallel, step
 
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
@@ -67,6 +70,74 @@ def test_parts_have_chains_of_their_own_and_one_all_reduce():
     # A device's parts of 2 images run 2 chains each, perhaps one of them twice.
     assert set(moved.sum(axis=1)) <= {2, 3, 4} and moved.sum() > 8
     assert np.isfinite(metrics["loss"])
+
+
+EVERYTHING = dict(cross_entropy=1.0, p_x=0.1, energy_variance=0.1, approximate_mass=0.1)
+
+
+def test_a_spread_state_takes_the_steps_of_a_whole_one():
+    settings = on_devices.settings(EVERYTHING)._replace(
+        network=models.network(models.ConvNet(tiny.NUM_CLASSES, features=(32, 32))),
+        optimizer=optim.optimizer("adamw", lambda _: 1e-3, weight_decay=0.1),
+        clip_norm=0.5,
+        ema_decay=0.9,
+    )
+    whole, whole_metrics = three_steps(settings, spread=False)
+    spread, spread_metrics = three_steps(settings, spread=True)
+    chex.assert_trees_all_close(whole, spread, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(whole_metrics, spread_metrics, rtol=1e-4, atol=1e-6)
+    for name in ("params", "opt_state", "ema"):
+        one, part = (held(getattr(state, name)) for state in (whole, spread))
+        assert part < 0.4 * one  # of the first of four devices
+
+
+def three_steps(settings, spread):
+    state, *rest = on_devices.arguments(settings)
+    axes = step.fully_sharded(state) if spread else step.AXES
+    state = parallel.place(jax.device_get(state), axes)
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def counted(*args, axis_name):
+        kwargs = dict(settings=settings, axes=axes, axis_name=axis_name)
+        return step.train_step(*args, **kwargs)
+
+    run = parallel.spmd(
+        counted,
+        in_axes=(axes, None, 0, None),
+        out_axes=(axes, None),
+        donate=(0,),
+    )
+    for _ in range(3):
+        state, metrics = run(state, *rest)
+    return state, metrics
+
+
+def held(tree):
+    """Bytes on the first device."""
+    return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+
+
+def test_a_spread_gradient_is_summed_where_it_is_kept():
+    settings = on_devices.settings(dict(cross_entropy=1.0))
+    settings = settings._replace(network=models.network(models.MLP(4, (1024,))))
+    state, *rest = on_devices.arguments(settings)
+    axes = step.fully_sharded(state)
+    run = parallel.spmd(
+        functools.partial(step.train_step, settings=settings, axes=axes),
+        in_axes=(axes, None, 0, None),
+        out_axes=(axes, None),
+    )
+    text = run.lower(parallel.place(jax.device_get(state), axes), *rest).compile()
+    found = COLLECTIVE.findall(text.as_text())
+    kinds = collections.Counter(kind for _, kind in found)
+    kernels = sum(axis is not None for axis in jax.tree.leaves(axes.params))
+    assert kernels == 2 and kinds["reduce-scatter"] in (1, kernels), kinds
+    # Small parameters, metrics and the gradient's norm together.
+    assert kinds["all-reduce"] == 1
+    summed = "".join(shape for shape, kind in found if kind == "all-reduce")
+    sizes = re.findall(r"f32\[([\d,]*)\]", summed)
+    assert all(math.prod(map(int, filter(None, x.split(",")))) <= 1024 for x in sizes)
 
 
 def test_rematerialisation_changes_the_memory_and_nothing_else():

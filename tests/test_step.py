@@ -200,3 +200,22 @@ def test_a_labelled_stream_feeds_cross_entropy_alone():
         logits, labelled["label"]
     ).mean()
     np.testing.assert_allclose(both["cross_entropy"], expected, rtol=1e-5)
+
+
+def test_a_long_gradient_is_cut_to_the_norm_that_is_allowed():
+    settings = tiny.settings(cross_entropy=1.0)._replace(optimizer=optax.sgd(1.0))
+
+    def length_of_step(clip_norm):
+        state, (batch, _) = start(settings, 1)
+        flat = jax.tree.map(lambda x: x[0], batch)
+        clipped = settings._replace(clip_norm=clip_norm)
+        new, metrics = step.train_step(state, None, flat, KEY, settings=clipped)
+        moved = jax.tree.map(jnp.subtract, new.params, state.params)
+        return float(optax.tree.norm(moved)), float(metrics["grad_norm"])
+
+    full, norm = length_of_step(0.0)
+    np.testing.assert_allclose(full, norm, rtol=1e-5)
+    for clip_norm, expected in [(norm / 2, norm / 2), (norm * 2, norm)]:
+        moved, still = length_of_step(clip_norm)
+        np.testing.assert_allclose(moved, expected, rtol=1e-5)
+        np.testing.assert_allclose(still, norm, rtol=1e-5)  # as it was before

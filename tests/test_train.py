@@ -94,6 +94,26 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(name, tmp_path, monke
     assert [x["step"] for x in numbers_of(whole)] == [3, 4, 6, 8, 8]
 
 
+def test_a_spread_run_goes_on_whole(tmp_path, monkeypatch):
+    shape = dict(model__features=(64, 64), optimizer__ema_decay=0.9, eval__ema=True)
+    c, spread = small(**shape), small(**shape, parallel__fsdp=True)
+    train.fit(c, str(tmp_path / "whole"))
+    interrupt_at(monkeypatch, 5)
+    with pytest.raises(train.Interrupted):
+        train.fit(spread, str(tmp_path / "spread"))
+    monkeypatch.undo()
+    train.fit(c, str(tmp_path / "spread"))
+    for found in (state_of, numbers_of):
+        whole, other = (
+            jax.tree.leaves(found(tmp_path / x)) for x in ("whole", "spread")
+        )
+        for a, b in zip(whole, other, strict=True):
+            if isinstance(a, str):
+                assert a == b
+            else:
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_a_run_that_is_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     c = small(objective__p_x=1.0)
     train.fit(c, str(tmp_path / "whole"))
@@ -119,18 +139,16 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch)
 def test_what_is_saved_is_what_was_when_it_was_saved(tmp_path):
     """The host's part is written later, while the meter already goes on."""
     sums = {"loss": 1.0}
-    state = train.place(train.fresh_state(small(), *_parts(small())))
+    c = small()
+    splits = build.splits(c)
+    settings = build.settings(c, len(splits.class_names))
+    state = train.fresh_state(c, settings, splits.train.image[: c.batch_size])
     with checkpoint.manager(str(tmp_path)) as checkpoints:
         checkpoint.save(checkpoints, 1, state, {"sums": sums})
         sums["loss"] = 2.0
     with checkpoint.manager(str(tmp_path), read_only=True) as checkpoints:
         _, host = checkpoint.restore_model(checkpoints, 1)
     assert host == {"sums": {"loss": 1.0}}
-
-
-def _parts(c):
-    splits = build.splits(c)
-    return splits, build.settings(c, len(splits.class_names))
 
 
 def test_a_run_that_lies_on_the_host_is_the_one_on_the_device(tmp_path):
