@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ebmjax import parallel, replay
+from ebmjax import files, parallel, replay
 from ebmjax.step import AXES, TrainState
 
 FOLDER = "checkpoints"
@@ -34,7 +34,7 @@ def manager(
 ) -> ocp.CheckpointManager:
     """Keeps the last checkpoints and the best by metric "accuracy"."""
     # A relative path fails only later, in orbax's background thread.
-    folder = epath.Path(workdir).resolve() / FOLDER
+    folder = files.folder(workdir) / FOLDER
     best = policies.BestN(
         get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False
     )

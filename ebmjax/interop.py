@@ -11,7 +11,6 @@ buffer, else a classifier, on CIFAR-10 or CIFAR-100.
 
 import logging
 import os
-import pathlib
 import pickle
 from typing import Any
 
@@ -148,9 +147,9 @@ def make_run(
     that `c` needs and the checkpoint does not have. Raises ValueError if there is a
     run in `workdir`, or the number of classes is not that of the data set.
     """
-    from ebmjax import build, checkpoint, config, replay, runs, step
+    from ebmjax import build, checkpoint, config, files, replay, runs, step
 
-    folder = pathlib.Path(workdir)
+    folder = files.folder(workdir)
     if any((folder / name).exists() for name in (runs.CONFIG, checkpoint.FOLDER)):
         raise ValueError(f"{workdir} holds a run: choose another --workdir")
     model, variables, chains, unused = _load(path, norm)

@@ -10,6 +10,8 @@ from typing import Any
 import tqdm
 from etils import epath
 
+from ebmjax import files
+
 METRICS = "metrics.jsonl"
 # Of all the metrics, those for the screen, and how.
 SHOWN = {
@@ -97,8 +99,7 @@ class Writer:
         if not self.visible:
             return
         line = {"step": step, "split": split, **metrics}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        files.append(self.path, json.dumps(line) + "\n")
         if self.board is not None:
             for name, value in metrics.items():
                 if isinstance(value, float):
@@ -143,9 +144,7 @@ def forget_after(path: epath.Path, step: int) -> None:
     kept = [
         line for line in read(path) if line["step"] <= step or line["split"] == "event"
     ]
-    fresh = path.parent / (path.name + ".new")
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    fresh.replace(path)
+    files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def events(workdir: str) -> list[dict]:

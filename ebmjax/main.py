@@ -31,9 +31,10 @@ def main(argv):
         raise ValueError("--config is missing: for instance configs/jem_digits.py")
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename)
 
-    from ebmjax import config
+    from ebmjax import config, files
 
     config.check(c)
+    files.folder(workdir)  # what is wrong with it is told before anything is done
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
     from ebmjax import parallel, runs, train

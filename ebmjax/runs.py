@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from etils import epath
 
-from ebmjax import build, config, data, energy, infer, parallel
+from ebmjax import build, config, data, energy, files, infer, parallel
 from ebmjax import checkpoint as checkpoints
 from ebmjax.eval import calibration, samples
 from ebmjax.models import Network
@@ -174,7 +173,7 @@ def load(
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
     """The config that the run in `workdir` has."""
-    path = epath.Path(workdir) / CONFIG
+    path = files.folder(workdir) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{workdir} is not a run directory: it has no {CONFIG}")
     try:
@@ -228,12 +227,13 @@ def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
     """Makes `workdir` the directory of the run `c`, for one program at a time.
 
     Raises ValueError if it holds a run with another value of one of
-    `config.FIXED`, or if another program is training in it.
+    `config.FIXED`, or if another program is training in it; in a bucket nobody
+    notices that.
     """
-    folder = epath.Path(workdir)
+    folder = files.folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0 and "://" not in str(workdir):
+        if jax.process_index() == 0 and not files.in_bucket(workdir):
             file = stack.enter_context(open(folder / ".lock", "w"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,9 +256,7 @@ def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
                     )
                 logging.info("config.%s is now %r, was %r", key, new, old)
         if jax.process_index() == 0:
-            fresh = folder / (CONFIG + ".new")
-            fresh.write_text(config.to_json(c))
-            fresh.replace(folder / CONFIG)
+            files.write(folder / CONFIG, config.to_json(c))
         yield
 
 

@@ -35,13 +35,15 @@ def started(
     evaluation=False,
     different=None,
     surroundings=None,
+    logs=None,
 ):
     """Starts `processes` programs of `devices` CPU devices each; none outlives the
     block.  -> Popen of each, with `told()`: what it printed.
 
     They train, or do the `evaluation` of a run, whose devices are in its config.
     `different` {i: flags} are those that only process i gets, `surroundings`
-    {i: variables} its own environment.
+    {i: variables} its own environment. They print into files at `logs`, else beside
+    `workdir`.
     """
     how = dict(devices=devices, processes=processes, evaluation=evaluation)
     every = command(workdir, *flags, **how)
@@ -52,7 +54,7 @@ def started(
     with contextlib.ExitStack() as stack:
         programs = []
         for i in range(processes):
-            log = pathlib.Path(f"{workdir}.{i}.log")
+            log = pathlib.Path(f"{logs or workdir}.{i}.log")
             program = subprocess.Popen(
                 every + (different or {}).get(i, []),
                 cwd=ROOT,

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from ebmjax import config, runs
+from ebmjax import config, files, runs
 from ebmjax.eval import charts, page, summary
 from ebmjax.eval.page import Row, Section, Table, drawn
 from ebmjax.eval.run import FILE, FOLDER, REPORT, read
-from ebmjax.eval.run import write as write_file
 from ebmjax.eval.summary import NORMS
 
 COMPARISON = "compare.json"
@@ -37,10 +36,10 @@ def write(workdirs: list[str], out: str) -> str:
         raise ValueError("--compare needs two runs or more: --compare RUN RUN ...")
     groups = grouped(workdirs)
     numbers = compared(groups)
-    folder = epath.Path(out)
+    folder = files.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / COMPARISON, json.dumps(numbers, indent=1) + "\n")
-    write_file(folder / REPORT, render(groups, numbers))
+    files.write(folder / COMPARISON, json.dumps(numbers, indent=1) + "\n")
+    files.write(folder / REPORT, render(groups, numbers))
     return table(numbers)
 
 
@@ -244,7 +243,7 @@ def _differences(groups):
 def _pictures(groups):
     """The same picture of the first run of each group, side by side."""
     sections = []
-    for title, text, part, files in (
+    for title, text, part, names in (
         (
             "Samples",
             "From the replay buffer where there is one, else chains from noise.",
@@ -261,7 +260,7 @@ def _pictures(groups):
         panels = []
         for group in groups:
             found = summary.whole(group.results[0], part)
-            here = [file for file in files if found and file in found["files"]]
+            here = [name for name in names if found and name in found["files"]]
             if here:
                 folder = epath.Path(group.workdirs[0]) / FOLDER
                 panels.append(page.shown(folder, here[0], group.name))

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ebmjax import config, parallel, runs
 from ebmjax.eval import charts, generation, parts, report, robustness
 from ebmjax.eval.summary import table
+from ebmjax.files import write
 
 __all__ = ["PARTS", "evaluate", "failed", "read", "table"]
 
@@ -168,13 +169,6 @@ def read(workdir: str) -> dict[str, Any]:
 def to_json(results: dict) -> str:
     """Strict JSON: what is not finite becomes null."""
     return json.dumps(_plain(results), indent=1, allow_nan=False) + "\n"
-
-
-def write(path: epath.Path, content: str | bytes) -> None:
-    """Whoever reads `path` sees the old content or the new, never a part."""
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(content.encode() if isinstance(content, str) else content)
-    new.replace(path)
 
 
 def _plain(value):
