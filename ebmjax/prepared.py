@@ -49,7 +49,10 @@ def _first_line(error) -> str:
 
 def _data_dir(data_dir) -> str:
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return os.path.expanduser(data_dir or default)
+    path = os.path.expanduser(data_dir or default)
+    if "://" in path:
+        raise ValueError(f"{path}: data sets are read from a local path: copy it")
+    return path
 
 
 def find(name, data_dir):

@@ -119,6 +119,12 @@ def test_an_unprepared_data_set_names_place_and_remedies(tmp_path):
             assert part in str(caught.value)
 
 
+def test_a_bucket_is_no_place_for_data(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
+    with pytest.raises(ValueError, match="gs://bucket/data: .* a local path"):
+        data.load("cifar10")
+
+
 def test_an_unknown_split_names_the_data_set(prepared):
     with pytest.raises(ValueError, match="tiny/1.0.0: Unknown split 'extra'"):
         data.load_split("tiny", "extra", data_dir=prepared)
