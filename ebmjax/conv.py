@@ -157,7 +157,7 @@ def cpu_weight_grad(x, g, *, geometry):
         return lax.dot_general(g, jnp.concatenate(window, axis=3), over_pixels)
 
     images = CACHE // (4 * rows * cols * h * w * inputs)
-    dw = winograd.in_parts(images, some, x, g).sum(0)
+    dw = winograd.sum_of_parts(images, some, x, g)
     return jnp.moveaxis(dw.reshape(g.shape[3], h, w, inputs), 0, 3)
 
 

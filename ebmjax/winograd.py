@@ -16,6 +16,7 @@ The transforms want fast memory: the batch goes through it `TILES` tiles at a ti
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 BT = (
@@ -40,7 +41,7 @@ AT = (
     (0, 1, 1, 4, 4, 0),
     (0, 1, -1, 8, -8, 1),
 )
-TILES = 256  # 32 channels of so many are 1.2 MB transformed, a core's own cache
+TILES = 128  # 64 channels of so many are 1.2 MB transformed, a core's own cache
 
 
 def correlate(x: jax.Array, w: jax.Array) -> jax.Array:
@@ -48,8 +49,7 @@ def correlate(x: jax.Array, w: jax.Array) -> jax.Array:
 
     x [B, H, W, I], w [3, 3, I, O] -> [B, H, W, O].
     """
-    u = jnp.stack(_combine(G, [w[:, b] for b in range(3)]))  # [6, 3, I, O]
-    u = jnp.stack(_combine(G, [u[:, a] for a in range(3)]), 1)
+    u = _taps(x.dtype) @ w.reshape(9, -1)
     u = u.reshape(36, *w.shape[2:])
 
     def some(x):
@@ -72,9 +72,14 @@ def weight_grad(x: jax.Array, g: jax.Array) -> jax.Array:
     def some(x, g):
         return lax.dot_general(_windows(x), _tiles(g), (((1,), (1,)), ((0,), (0,))))
 
-    m = in_parts(_images(x), some, x, g).sum(0).reshape(6, 6, x.shape[3], g.shape[3])
-    m = jnp.stack(_combine(_transpose(G), m))  # [3, 6, I, O], the width's taps first
-    return jnp.stack(_combine(_transpose(G), [m[:, k] for k in range(6)]))
+    m = sum_of_parts(_images(x), some, x, g)
+    dw = _taps(x.dtype).T @ m.reshape(36, -1)
+    return dw.reshape(3, 3, x.shape[3], g.shape[3])
+
+
+def _taps(dtype):
+    """G along both axes: [36, 9], from a kernel's taps to those of the products."""
+    return jnp.asarray(np.einsum("wb,ha->whab", G, G).reshape(36, 9), dtype)
 
 
 def _combine(matrix, planes):
@@ -137,9 +142,29 @@ def _images(x):
 
 def in_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
     """fn(*arrays) on at most `most` images at a time, its results stacked."""
+    parts = _parts(most, arrays)
+    if parts is None:
+        return fn(*arrays)[None]
+    return lax.map(lambda part: fn(*part), parts)
+
+
+def sum_of_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
+    """fn(*arrays), a sum over images, of at most `most` at a time.
+
+    Added up one by one: the backend's sum of stacked parts can take longer than they.
+    """
+    parts = _parts(most, arrays)
+    if parts is None:
+        return fn(*arrays)
+    like = jax.eval_shape(fn, *(x[0] for x in parts))
+    zero = jnp.zeros(like.shape, like.dtype)
+    return lax.scan(lambda total, part: (total + fn(*part), None), zero, parts)[0]
+
+
+def _parts(most, arrays):
+    """[B, ...] -> [N, B/N, ...] with B/N up to `most`; None if N is 1."""
     count = len(arrays[0])
     size = max(n for n in range(1, max(most, 1) + 1) if count % n == 0)
     if size == count:
-        return fn(*arrays)[None]
-    parts = [x.reshape(count // size, size, *x.shape[1:]) for x in arrays]
-    return lax.map(lambda parts: fn(*parts), parts)
+        return None
+    return [x.reshape(count // size, size, *x.shape[1:]) for x in arrays]
