@@ -20,8 +20,9 @@ def batches(
     """(what lies on the devices, step -> batch), as `step.train_step` takes them.
 
     A training set of up to `c.data.resident_mib` lies on every device, and batches
-    are indices into it. A larger one stays on the host: a thread gathers the next
-    batch while the device works. Raises ValueError as `labelled_pool` does.
+    are indices into it. A larger one stays on the host: a thread reads the next batch
+    while the device works, each process that of its own devices. Raises ValueError as
+    `labelled_pool` does.
     """
     train, pool = splits.train, labelled_pool(c, splits)
     if pool is not None:  # a small one comes several times in a batch
@@ -35,31 +36,45 @@ def batches(
             batch["labelled"] = {"index": index}
         return batch
 
-    def place(batch):
-        return parallel.place(parallel.split(batch), 0)
+    def cut(step):
+        return parallel.split(indices(step))
 
     # Accelerators have memory of their own; CPU devices share the host's.
     copies = jax.local_device_count() if jax.default_backend() == "cpu" else 1
     if train.image.nbytes * copies <= c.data.resident_mib * 2**20:
         resident = parallel.place({"image": train.image, "label": train.label})
-        yield resident, lambda step: place(indices(step))
+        yield resident, lambda step: parallel.place(cut(step), 0)
         return
 
-    def gather(part):
+    def rows(part):
         """{"index"} -> {"image", "label"}, in what is nested too."""
-        images = train.take(part["index"])._asdict()
-        return images | {k: gather(v) for k, v in part.items() if k != "index"}
+        found = {k: Rows(x, part["index"]) for k, x in train._asdict().items()}
+        return found | {k: rows(v) for k, v in part.items() if k != "index"}
+
+    def read(step):
+        return parallel.place(rows(cut(step)), 0)
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         ahead = {}  # the next step's batch, on its way
 
         def batch(step):
-            found = ahead.pop(step, None) or thread.submit(gather, indices(step))
+            found = ahead.pop(step, None) or thread.submit(read, step)
             ahead.clear()  # of a step that a divergence has done away with
-            ahead[step + 1] = thread.submit(gather, indices(step + 1))
-            return place(found.result())
+            ahead[step + 1] = thread.submit(read, step + 1)
+            return found.result()
 
         yield None, batch
+
+
+class Rows:
+    """array[index] with index [D, n]: each process reads its own devices' rows."""
+
+    def __init__(self, array: np.ndarray, index: np.ndarray):
+        self.array, self.index = array, index
+        self.shape = (*index.shape, *array.shape[1:])
+
+    def __getitem__(self, part: tuple[slice, ...]) -> np.ndarray:
+        return self.array[self.index[part[:2]]]
 
 
 def labelled_pool(

@@ -32,3 +32,12 @@ def test_steps_visit_no_example_twice_in_an_epoch():
 def test_a_batch_must_fit_the_data(batch_size):
     with pytest.raises(ValueError, match=f"batch_size={batch_size} cannot be drawn"):
         stream.batch_indices(0, 0, num_examples=23, batch_size=batch_size)
+
+
+def test_only_the_rows_that_are_asked_for_are_read():
+    array = np.arange(10 * 3).reshape(10, 3)
+    index = np.array([[7, 1], [4, 4], [0, 9]])
+    rows = stream.Rows(array, index)
+    assert rows.shape == (3, 2, 3)
+    second = rows[slice(1, 2), slice(None), slice(None)]
+    np.testing.assert_array_equal(second, array[[[4, 4]]])
