@@ -203,6 +203,9 @@ def check(c: ml_collections.ConfigDict) -> None:
     }
     for key, choices in several.items():
         for value in get(c.eval, key):
+            if "," in value:
+                names = tuple(value.split(","))
+                raise ValueError(f'several are written --config.eval.{key}="{names}"')
             _one_of(f"eval.{key}", value, choices)
     positive = (
         "batch_size num_steps sgld.step_size sgld.num_steps sgld.buffer_size"

@@ -110,6 +110,7 @@ def test_changes_name_what_differs_and_what_may_not():
         ("objective.cross_entropy", 0.0, "no term with a weight"),
         ("eval.ema", True, "config.optimizer.ema_decay is 0"),
         ("eval.checkpoint", "first", "'last', 'best'"),
+        ("eval.parts", ("ood,attacks",), r"""eval.parts="\('ood', 'attacks'\)\""""),
         ("parallel.method", "xmap", "'shard_map', 'pmap'"),
     ],
 )
