@@ -18,6 +18,7 @@ from benchmarks.convolutions import timed
 CLASSIFIER = cases.Case("classifier", 16, 2, 64)
 JEM = cases.Case("jem", 10, 1, 64)
 ROUNDS = 5
+PGD_STEPS = 40
 
 
 def compiled(case, **how):
@@ -87,6 +88,37 @@ def buffer():
     return run
 
 
+def attack():
+    """(PGD in one program, the gradient of the loss that it takes at every look)."""
+    import jax
+    import jax.numpy as jnp
+
+    from ebmjax import infer, losses, parallel
+    from ebmjax.eval import attacks
+
+    network = ours.settings(JEM).network
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (JEM.batch, 32, 32, 3)).astype(np.float32)
+    labels = rng.integers(cases.NUM_CLASSES, size=JEM.batch, dtype=np.int32)
+    model = parallel.place(jax.jit(network.init)(jax.random.key(0), jnp.asarray(x)))
+    inputs = parallel.place(parallel.split((x, labels)), 0)
+    key = parallel.place(jax.random.key(1))
+
+    def pgd(model, key, x, labels):
+        logits = functools.partial(network.apply, *model)
+        sizes = dict(eps=8 / 127.5, step_size=1 / 127.5, num_steps=PGD_STEPS)
+        return attacks.pgd(key, logits, x, labels, **sizes)
+
+    def gradient(model, key, x, labels):
+        def loss(x):
+            return losses.cross_entropy(network.apply(*model, x), labels).sum()
+
+        return jax.grad(loss)(x)
+
+    programs = [infer.program(fn) for fn in (pgd, gradient)]
+    return [functools.partial(program, model, key, inputs) for program in programs]
+
+
 def compare(**runs):
     """{name: median seconds of wall and CPU}, taking turns."""
     rounds = [
@@ -109,6 +141,20 @@ def main():
     print(f"compiled: {CLASSIFIER} {seconds:.1f} s")
     found = compare(step=classifier, input=input_path())
     print(f"input path: {found}: {found['input'] / found['step']} of {CLASSIFIER}")
+
+    for depth, width in [(10, 1), (16, 2)]:
+        pair = {
+            name: compiled(cases.Case(name, depth, width, 64))[0]
+            for name in ("classifier", "ng_ebm")
+        }
+        found = compare(**pair)
+        ratio = found["ng_ebm"] / found["classifier"]
+        print(f"NG-EBM over classifier, WRN-{depth}-{width}: {found}: {ratio}")
+
+    pgd, gradient = attack()
+    found = compare(pgd=pgd, gradient=gradient)
+    looks = PGD_STEPS + 2  # at the image itself, at the start, and after each step
+    print(f"PGD: {found}: {found['pgd'] / found['gradient'] / looks} a look")
 
     jem, seconds = compiled(JEM)
     print(f"compiled: {JEM} {seconds:.1f} s")
