@@ -1,7 +1,10 @@
 """From a config to what the pure modules take: networks, optimisers, settings."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from ebmjax import data, models, objectives, optim, parallel, step
 
@@ -14,6 +17,15 @@ def splits(c: ml_collections.ConfigDict) -> data.Splits:
         num_valid=c.data.num_valid,
         split_seed=c.data.split_seed,
     )
+
+
+def read_by_all(read: Callable[[], data.Splits]) -> data.Splits:
+    """`read()`, the same in all processes, else an error in all of them."""
+    found = parallel.everywhere(read)
+    for part in (found.train, found.valid, found.test):
+        for x in part:
+            parallel.check_same("the data set", np.ascontiguousarray(x).data)
+    return found
 
 
 def network(c: ml_collections.ConfigDict, num_classes: int) -> models.Network:

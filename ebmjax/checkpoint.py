@@ -45,6 +45,7 @@ def manager(
         save_interval_steps=0 if read_only else 1,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
+        save_root_metadata=False,  # for which all processes would have to come
         read_only=read_only,
     )
     handlers = {

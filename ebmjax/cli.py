@@ -63,8 +63,13 @@ def _show_log(talkative):
     if not talkative:
         (handler,) = logging.getLogger().handlers
         handler.addFilter(is_wanted)
-        # After the first write that failed, and was told, orbax's others fail.
-        sys.unraisablehook = lambda _: None
+        sys.unraisablehook = _without_echoes
+
+
+def _without_echoes(unraisable):
+    """After the first write that failed, which is told, others of orbax's fail."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _end_among_several(text):

@@ -62,7 +62,7 @@ class Writer:
         visible: bool,
     ):
         self.visible = visible
-        self.path = epath.Path(workdir) / METRICS
+        self.path = files.folder(workdir) / METRICS
         self.num_steps = num_steps
         self.board = self.bar = None
         self.began, self.began_at = time.monotonic(), step
@@ -149,7 +149,7 @@ def forget_after(path: epath.Path, step: int) -> None:
 
 def events(workdir: str) -> list[dict]:
     """The divergences of the run so far, as `Writer.write` has them."""
-    path = epath.Path(workdir) / METRICS
+    path = files.folder(workdir) / METRICS
     if not path.exists():
         return []
     return [line for line in read(path) if line["split"] == "event"]

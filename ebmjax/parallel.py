@@ -21,14 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import multihost_utils
 
 AXIS = "device"
 METHODS = ("shard_map", "pmap")
 NUM_PROCESSES, PROCESS_ID = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 LEAST_SPREAD = 4096  # entries; a smaller array is not worth the messages
-GATHERED = "gathered"  # the name of what `gather` gives, for `jax.checkpoint`
 _calls = itertools.count()  # of `all_come`: each needs a name of its own
 
 
@@ -93,7 +91,7 @@ def spread(shapes: Any) -> Any:
     """
 
     def one(x):
-        sizes = [n if n % jax.device_count() == 0 else 0 for n in x.shape]
+        sizes = [n if n % mesh().size == 0 else 0 for n in x.shape]
         if x.size < LEAST_SPREAD or not any(sizes):
             return None
         return Spread(sizes.index(max(sizes)))
@@ -102,27 +100,24 @@ def spread(shapes: Any) -> Any:
 
 
 def gather(tree: Any, axes: Any, axis_name: str) -> Any:
-    """Within a program: all of what is `Spread`, on every device.
-
-    Derivatives with respect to `tree` are spread too, summed over the devices.
-    """
+    """Within a program: all of what is `Spread`, on every device."""
 
     def one(axis, part):
         if axis is None:
             return part
-        whole = lax.all_gather(part, axis_name, axis=axis.dim, tiled=True)
-        return checkpoint_name(whole, GATHERED)
+        return lax.all_gather(part, axis_name, axis=axis.dim, tiled=True)
 
     return jax.tree.map(one, axes, tree, is_leaf=_is_none)
 
 
 def mean(tree: Any, axes: Any, axis_name: str) -> Any:
-    """Within a program: derivatives by what `gather` took, averaged over devices."""
+    """Within a program: the mean over devices, of which each keeps what `axes` says."""
 
-    def one(axis, part):
+    def one(axis, x):
         if axis is None:
-            return lax.pmean(part, axis_name)
-        return part / lax.axis_size(axis_name)
+            return lax.pmean(x, axis_name)
+        total = lax.psum_scatter(x, axis_name, scatter_dimension=axis.dim, tiled=True)
+        return total / lax.axis_size(axis_name)
 
     return jax.tree.map(one, axes, tree, is_leaf=_is_none)
 
@@ -143,13 +138,16 @@ def norm(tree: Any, axes: Any, axis_name: str | None) -> jax.Array:
 
 def assembled(tree: Any, axes: Any) -> Any:
     """The tree with nothing `Spread`."""
-    if jax.tree.leaves(axes):
-        return jax.jit(lambda tree: tree, out_shardings=_sharding(None))(tree)
-    return tree
+    return _on_all()(tree) if jax.tree.leaves(axes) else tree
+
+
+@functools.cache
+def _on_all():
+    return jax.jit(lambda tree: tree, out_shardings=_sharding(None))
 
 
 def make(fn: Callable, *args, axes: Any) -> Any:
-    """fn(*args), made where `spmd` programs take it: no device makes all of it.
+    """fn(*args), made where `spmd` programs take it, every part on its device.
 
     Without this the second call would see differently placed inputs and be
     traced and compiled again.

@@ -30,8 +30,9 @@ AXES = TrainState(None, None, None, None, None, None, chains=0)
 
 
 def fully_sharded(like: TrainState) -> TrainState:
-    """Axes with which no device holds all parameters, nor their moments and average
-    (FSDP; Rajbhandari et al., 2020, ZeRO-3). `like` has the shapes of a state."""
+    """Axes with which devices share parameters, moments and averages between steps
+    (FSDP; Rajbhandari et al., 2020). In a step every device has all parameters, once:
+    20 steps of chains would ask for them 40 times. `like` has the shapes of a state."""
     params, opt_state, ema = parallel.spread((like.params, like.opt_state, like.ema))
     return AXES.replace(params=params, opt_state=opt_state, ema=ema)
 
@@ -108,12 +109,10 @@ def train_step(
 
     batch = _prepare(k_input, data, batch, device, settings.inputs)
 
-    if jax.tree.leaves(axes.params):
-        network = _gathering(settings.network, axes.params, axis_name)
-        settings = settings._replace(network=network)
+    whole = state.replace(params=parallel.gather(state.params, axes.params, axis_name))
     gradient = _gradient if settings.parts == 1 else _gradient_by_parts
     grads, metrics, stats, chains = gradient(
-        state, batch, k_chains, k_train, settings=settings, axis_name=axis_name
+        whole, batch, k_chains, k_train, settings=settings, axis_name=axis_name
     )
     if axis_name is not None:
         layout = axes.params, None
@@ -139,22 +138,6 @@ def train_step(
         ema=ema,
         chains=chains,
     ), metrics
-
-
-def _gathering(network, axes, axis_name):
-    """`network` of parameters that are spread. It puts them together for a pass, does
-    not keep them for the gradient, and puts them together for that again."""
-
-    def of_parts(fn):
-        def call(params, *args):
-            return fn(parallel.gather(params, axes, axis_name), *args)
-
-        keep = jax.checkpoint_policies.save_anything_except_these_names
-        return jax.checkpoint(call, policy=keep(parallel.GATHERED))
-
-    return network._replace(
-        apply=of_parts(network.apply), train=of_parts(network.train)
-    )
 
 
 def _gradient(state, batch, k_chains, k_train, *, settings, axis_name):

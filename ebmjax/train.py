@@ -63,9 +63,7 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
     """
     config.check(c)
     parallel.check_same("the config", config.to_json(c).encode())
-    splits = build.splits(c)
-    for part in (splits.train, splits.valid):
-        parallel.check_same("the data set", part.image.data)
+    splits = build.read_by_all(lambda: build.splits(c))
     settings = build.settings(c, len(splits.class_names))
     check_sizes(c, splits, settings)
     with contextlib.ExitStack() as stack:
@@ -86,6 +84,11 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
         fresh = functools.partial(fresh_state, c, settings)
         like = jax.eval_shape(fresh, first)
         axes = step.fully_sharded(like) if c.parallel.fsdp else step.AXES
+        if c.parallel.fsdp and not jax.tree.leaves(axes.params):
+            raise ValueError(
+                "config.parallel.fsdp: no layer is large enough to be cut into"
+                f" {jax.device_count()} equal parts; leave it off"
+            )
 
         def newest():
             found = checkpoint.restore_latest(

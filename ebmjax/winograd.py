@@ -151,14 +151,21 @@ def in_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
 def sum_of_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
     """fn(*arrays), a sum over images, of at most `most` at a time.
 
-    Added up one by one: the backend's sum of stacked parts can take longer than they.
+    Added up one by one, in float32 at least: the backend's sum of stacked parts can
+    take longer than they.
     """
     parts = _parts(most, arrays)
     if parts is None:
         return fn(*arrays)
-    like = jax.eval_shape(fn, *(x[0] for x in parts))
-    zero = jnp.zeros(like.shape, like.dtype)
-    return lax.scan(lambda total, part: (total + fn(*part), None), zero, parts)[0]
+
+    def of(part):
+        some = fn(*part)
+        return some.astype(jnp.promote_types(some.dtype, jnp.float32))
+
+    # The first begins the sum: zeros would not vary over devices as it does.
+    first, rest = [x[0] for x in parts], [x[1:] for x in parts]
+    total, _ = lax.scan(lambda total, part: (total + of(part), None), of(first), rest)
+    return total.astype(arrays[0].dtype)
 
 
 def _parts(most, arrays):

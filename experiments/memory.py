@@ -1,23 +1,31 @@
 """What large runs need, before one has the machines: memory a device, and arithmetic.
 
-    python -m experiments.memory [--compile]
+    python -m experiments.memory
+    python -m experiments.memory --compile v5e:2x4
 
-Nothing is run. State, chains and data are counted from their shapes; "kept" is what the
-forward pass of a device's batch (or of one part of it) leaves for the gradient, by the
-shapes of JAX's own residuals, before a compiler fuses any of it away; operations are
-those of the convolutions in the traced step. --compile compiles the first two steps for
-a CPU as well, minutes each, and reads the temporaries off the programs.
+Nothing is run. The first line counts: state, chains and images from their shapes;
+"kept" is what the forward pass of a device's batch (or of one part of it) leaves for
+the gradient, by the shapes of JAX's own residuals, before a compiler fuses any of it
+away, and with FSDP the parameters that a step gathers; operations are those of the
+convolutions in the traced step. The second compiles the step for eight chips of that
+kind as well, which need not be there (`pip install libtpu`; minutes a row), and reads
+memory and operations off the compiled program, which counts a loop's body once: JEM's
+chains as one step of their 20.
 """
 
 import argparse
 import functools
+import os
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+from jax.experimental import topologies
 
-from ebmjax import build, config, objectives, step
+from ebmjax import build, config, objectives, parallel, step
 from experiments.ng_ebm_cost import convolution_flops
 
 DEVICES = 8
@@ -29,6 +37,8 @@ ADD = {
 }
 REMAT = {"model.remat": True}
 HALF = {"model.dtype": "bfloat16"}
+FSDP = {"parallel.fsdp": True}
+WIDE = {"model.width": 40}
 
 
 class Plan(NamedTuple):
@@ -55,13 +65,23 @@ PLANS = [
     *(Plan(f"{name}, remat", changes | REMAT) for name, changes in ADD.items()),
     Plan("JEM, 4 parts", ADD["JEM"] | {"optimizer.accumulate": 4}),
     Plan("JEM, bfloat16, remat", ADD["JEM"] | REMAT | HALF),
+    Plan("JEM, bfloat16, remat, FSDP", ADD["JEM"] | REMAT | HALF | FSDP),
+    Plan("WRN-28-40, JEM, bfloat16, remat", ADD["JEM"] | REMAT | HALF | WIDE),
+    Plan("WRN-28-40, the same, FSDP", ADD["JEM"] | REMAT | HALF | WIDE | FSDP),
     imagenet("NG-EBM, bfloat16, remat", ADD["NG-EBM"] | REMAT | HALF),
     imagenet("JEM, bfloat16, remat", ADD["JEM"] | REMAT | HALF),
 ]
 
 
-def num_bytes(tree) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+def num_bytes(tree, axes=None) -> int:
+    """On a device, if what is `Spread` in `axes` lies on all of them."""
+
+    def one(axis, part):
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part))
+        return size // (DEVICES if isinstance(axis, parallel.Spread) else 1)
+
+    found = jax.tree.map(one, axes, tree, is_leaf=lambda axis: axis is None)
+    return sum(jax.tree.leaves(found))
 
 
 def arguments(plan: Plan):
@@ -103,38 +123,82 @@ def kept(plan: Plan) -> int:
     return num_bytes(left) - num_bytes(state.params)
 
 
-def train_step(plan: Plan):
-    return functools.partial(
-        step.train_step, settings=build.settings(plan.config, plan.num_classes)
-    )
+def train_step(plan: Plan, **kwargs):
+    settings = build.settings(plan.config, plan.num_classes)
+    return functools.partial(step.train_step, settings=settings, **kwargs)
 
 
-def row(plan: Plan, compiles: bool) -> str:
+def layout(plan: Plan, state):
+    return step.fully_sharded(state) if plan.config.parallel.fsdp else step.AXES
+
+
+def row(plan: Plan) -> list[str]:
     state, *rest = arguments(plan)
     flops = convolution_flops(jax.make_jaxpr(train_step(plan))(state, *rest).jaxpr)
     resident = plan.num_images * 32 * 32 * 3
     if resident > plan.config.data.resident_mib * 2**20:
         resident = 0  # it stays on the host
     chains = num_bytes(state.chains)
-    sizes = [num_bytes(state) - chains, chains, resident, kept(plan)]
+    here = num_bytes(state, layout(plan, state)) - chains
+    gathered = num_bytes(state.params) if plan.config.parallel.fsdp else 0
+    sizes = [here, chains, resident, kept(plan) + gathered]
     cells = [f"{size / 2**20:,.0f}" for size in (*sizes, sum(sizes))]
-    cells += [f"{DEVICES * flops / 1e12:,.0f}"]
-    if compiles:
-        lowered = jax.jit(train_step(plan)).lower(state, *rest)
-        temporary = lowered.compile().memory_analysis().temp_size_in_bytes
-        cells += [f"{temporary / 2**20:,.0f}"]
-    return f"| {plan.name} | {' | '.join(cells)} |"
+    return [plan.name, *cells, f"{DEVICES * flops / 1e12:,.0f}"]
+
+
+def compiled(plan: Plan, topology: str) -> jax.stages.Compiled:
+    """The step of all of its devices, without any of them."""
+    chips = topologies.get_topology_desc(topology, platform="tpu").devices
+    if len(chips) != DEVICES:
+        raise ValueError(f"{topology} has {len(chips)} chips: choose one of {DEVICES}")
+    on_chips = jax.sharding.Mesh(np.array(chips), (parallel.AXIS,))
+    with mock.patch.object(parallel, "mesh", lambda: on_chips):
+        state, data, batch, key = arguments(plan)
+        axes = layout(plan, state)
+        state = state.replace(chains=of_all(state.chains))
+        program = parallel.spmd(
+            train_step(plan, axes=axes),
+            in_axes=(axes, None, 0, None),
+            out_axes=(axes, None),
+            donate=(0,),
+        )
+        return program.lower(state, data, of_all(batch), key).compile()
+
+
+def of_all(tree):
+    """[...] of one device -> [D, ...]."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((DEVICES, *x.shape), x.dtype), tree
+    )
+
+
+def compiled_row(plan: Plan, topology: str) -> list[str]:
+    try:
+        program = compiled(plan, topology)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return ["does not fit", "", ""]
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    sizes = memory.temp_size_in_bytes, memory.peak_memory_in_bytes
+    cells = [f"{size / 2**20:,.0f}" for size in sizes]
+    return [*cells, f"{DEVICES * cost['flops'] / 1e12:,.0f}"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--compile", action="store_true")
-    compiles = parser.parse_args().compile
+    parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
+    parser.add_argument("--only", default="", help="runs whose name has this in it")
+    flags = parser.parse_args()
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would ask a cloud that is not there
+    jax.config.update("jax_num_cpu_devices", DEVICES)  # over which FSDP spreads
     columns = "run|state|chains|images|kept|together|10¹² operations a step".split("|")
-    columns += ["temporaries on a CPU"] * compiles
+    if flags.compile:
+        columns += ["compiled: temporaries", "peak", "10¹² operations"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
-    for plan in PLANS[:2] if compiles else PLANS:
-        print(row(plan, compiles), flush=True)
+    for plan in (plan for plan in PLANS if flags.only in plan.name):
+        cells = row(plan) + (compiled_row(plan, flags.compile) if flags.compile else [])
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

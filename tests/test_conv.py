@@ -8,6 +8,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
+from ebmjax import conv as conv_module
 from ebmjax.conv import conv
 
 # image, kernel, stride, padding
@@ -164,8 +165,12 @@ def test_loops_branches_and_rematerialisation():
 
 
 @pytest.mark.parametrize("check_vma", [False, True])
-def test_the_sum_over_devices_is_the_gradient_of_the_whole_batch(check_vma):
-    f = functools.partial(conv, stride=2, padding=1)
+@pytest.mark.parametrize("shape, batch, stride", [((6, 6), 4, 2), ((64, 64), 4, 1)])
+def test_the_sum_over_devices_is_the_gradient_of_the_whole_batch(
+    shape, batch, stride, check_vma, monkeypatch
+):
+    monkeypatch.setattr(conv_module, "CACHE", 100_000)  # several parts of a large one
+    f = functools.partial(conv, stride=stride, padding=1)
     total = lambda w, x: energy(f, x, w).sum()  # noqa: E731
 
     def per_device(w, x):
@@ -181,7 +186,7 @@ def test_the_sum_over_devices_is_the_gradient_of_the_whole_batch(check_vma):
         check_vma=check_vma,
     )
     with jax.enable_x64(True):
-        x, w = operands((6, 6), 3, batch=4)
+        x, w = operands(shape, 3, batch=batch)
         same(jax.jit(over_devices)(w, x), jax.grad(total)(w, x))
 
 

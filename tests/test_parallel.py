@@ -75,8 +75,10 @@ def test_parts_have_chains_of_their_own_and_one_all_reduce():
 EVERYTHING = dict(cross_entropy=1.0, p_x=0.1, energy_variance=0.1, approximate_mass=0.1)
 
 
-def test_a_spread_state_takes_the_steps_of_a_whole_one():
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_spread_state_takes_the_steps_of_a_whole_one(parts):
     settings = on_devices.settings(EVERYTHING)._replace(
+        parts=parts,
         network=models.network(models.ConvNet(tiny.NUM_CLASSES, features=(32, 32))),
         optimizer=optim.optimizer("adamw", lambda _: 1e-3, weight_decay=0.1),
         clip_norm=0.5,
@@ -133,6 +135,7 @@ def test_a_spread_gradient_is_summed_where_it_is_kept():
     kinds = collections.Counter(kind for _, kind in found)
     kernels = sum(axis is not None for axis in jax.tree.leaves(axes.params))
     assert kernels == 2 and kinds["reduce-scatter"] in (1, kernels), kinds
+    assert kinds["all-gather"] in (1, kernels), kinds
     # Small parameters, metrics and the gradient's norm together.
     assert kinds["all-reduce"] == 1
     summed = "".join(shape for shape, kind in found if kind == "all-reduce")

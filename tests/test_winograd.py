@@ -26,7 +26,7 @@ def relative(ours, exact):
     return np.abs(ours - exact).max() / np.abs(exact).max()
 
 
-# The last two go through in parts: of 4 images, and (37 is prime) one by one.
+# The last two go through in parts: of 2 images, and (37 is prime) one by one.
 @pytest.mark.parametrize(
     "shape", [(2, 4, 4), (3, 8, 4), (1, 12, 20), (8, 32, 32), (37, 32, 32)]
 )
@@ -48,3 +48,9 @@ def test_its_rounding_in_float32_is_bounded(channels, size):
     x, w, g = (jnp.asarray(a, jnp.float32) for a in (x, w, g))
     assert relative(jax.jit(winograd.correlate)(x, w), y) < 2e-5
     assert relative(jax.jit(winograd.weight_grad)(x, g), dw) < 2e-5
+
+
+def test_parts_are_added_up_in_float32():
+    ones = jnp.ones((1000, 1), jnp.bfloat16)  # where 256 + 1 is 256
+    total = winograd.sum_of_parts(1, lambda x: x.sum(0), ones)
+    assert total.dtype == jnp.bfloat16 and total == 1000

@@ -5,8 +5,6 @@ import os.path
 import statistics
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from ebmjax import config, files, runs
 from ebmjax.eval import charts, page, summary
 from ebmjax.eval.page import Row, Section, Table, drawn
@@ -262,7 +260,7 @@ def _pictures(groups):
             found = summary.whole(group.results[0], part)
             here = [name for name in names if found and name in found["files"]]
             if here:
-                folder = epath.Path(group.workdirs[0]) / FOLDER
+                folder = files.folder(group.workdirs[0]) / FOLDER
                 panels.append(page.shown(folder, here[0], group.name))
         if panels:
             sections.append(Section(title, text, panels))

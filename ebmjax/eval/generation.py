@@ -102,14 +102,18 @@ def _extractor(run):
     path = run.config.eval.samples.extractor
     if not path:
         return run
-    try:
-        found = parallel.everywhere(lambda: runs.load(path))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"config.eval.samples.extractor: {error}. Inception's weights are not part"
-            " of ebmjax: give its tools the images of eval/samples.npz, or their"
-            " features to ebmjax.eval.frechet"
-        ) from error
+
+    def load():
+        try:
+            return runs.load(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"config.eval.samples.extractor: {error}. Inception's weights are not"
+                " part of ebmjax: give its tools the images of eval/samples.npz, or"
+                " their features to ebmjax.eval.frechet"
+            ) from error
+
+    found = parallel.everywhere(load)
     if found.image_shape != run.image_shape:
         raise ValueError(
             f"config.eval.samples.extractor {path} takes images {found.image_shape},"

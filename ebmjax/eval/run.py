@@ -13,13 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from tqdm import tqdm
 
-from ebmjax import config, parallel, runs
+from ebmjax import build, config, files, parallel, runs
 from ebmjax.eval import charts, generation, parts, report, robustness
 from ebmjax.eval.summary import table
-from ebmjax.files import write
 
 __all__ = ["PARTS", "evaluate", "failed", "read", "table"]
 
@@ -63,27 +61,27 @@ def evaluate(
         for part in parts:
             started = time.monotonic()
             try:
-                numbers, files = PARTS[part](run, _watch(bar, part))
+                numbers, made = PARTS[part](run, _watch(bar, part))
             except Exception as error:  # whatever it is, the other parts go on
                 logging.warning("evaluation: %s failed: %s", part, error)
                 logging.debug("", exc_info=True)
                 if not parallel.all_come():
                     raise  # the others wait for it: only its end can end them
-                numbers, files = {"error": f"{type(error).__name__}: {error}"}, {}
+                numbers, made = {"error": f"{type(error).__name__}: {error}"}, {}
             results[part] = numbers | {
                 "step": run.step,
                 "settings": settings(run, part),
                 "seconds": round(time.monotonic() - started, 1),
-                "files": sorted(files),
+                "files": sorted(made),
             }
             results = json.loads(to_json(results))  # as whoever reads it finds it
             parallel.all_agree(True)  # that the part is done
             if writes:
-                folder = epath.Path(run.workdir) / FOLDER
+                folder = files.folder(run.workdir) / FOLDER
                 folder.mkdir(parents=True, exist_ok=True)
-                for name, content in files.items():
-                    write(folder / name, content)
-                write(epath.Path(run.workdir) / FILE, to_json(results))
+                for name, content in made.items():
+                    files.write(folder / name, content)
+                files.write(files.folder(run.workdir) / FILE, to_json(results))
             bar.update()
     if writes:
         draw(run.workdir)
@@ -96,17 +94,15 @@ def _check_alike(run):
     c = run.config
     parallel.check_same("the config", config.to_json(c).encode())
     parallel.check_same("the checkpoint", str(run.step).encode())
-    splits = parallel.everywhere(run.splits)
-    for part in (splits.train, splits.valid, splits.test):
-        parallel.check_same("the data set", np.ascontiguousarray(part.image).data)
+    build.read_by_all(run.splits)
 
 
 def draw(workdir: str) -> None:
     """Writes report.html, and its main charts as PNG, from what is in eval.json."""
-    results, folder = read(workdir), epath.Path(workdir) / FOLDER
+    results, folder = read(workdir), files.folder(workdir) / FOLDER
     for name, figure in report.figures(results, folder).items():
-        write(folder / f"{name}.png", charts.png(figure))
-    write(epath.Path(workdir) / REPORT, report.render(results, folder))
+        files.write(folder / f"{name}.png", charts.png(figure))
+    files.write(files.folder(workdir) / REPORT, report.render(results, folder))
 
 
 def _watch(bar, part):
@@ -128,7 +124,7 @@ def describe(run: runs.Run) -> dict:
     """What stands above every report of a run."""
     c = run.config
     return {
-        "name": epath.Path(run.workdir).resolve().name,
+        "name": files.folder(run.workdir).name,
         "step": run.step,
         "recoveries": run.recoveries,
         "checkpoint": c.eval.checkpoint,
@@ -157,7 +153,7 @@ def failed(results: dict) -> list[str]:
 
 def read(workdir: str) -> dict[str, Any]:
     """eval.json, {} where there is none. Raises ValueError for one that is damaged."""
-    path = epath.Path(workdir) / FILE
+    path = files.folder(workdir) / FILE
     if not path.exists():
         return {}
     try:
