@@ -18,8 +18,6 @@ from google.protobuf.message import DecodeError
 from ebmjax.images import Dataset, collect, pixels
 
 _CHUNK = 1024  # records read ahead
-
-
 _DAMAGE = (OSError, RuntimeError, ValueError, SyntaxError, struct.error, DecodeError)
 
 

@@ -12,11 +12,7 @@ import numpy as np
 from ebmjax import models
 
 _AFFINE = {"weight": ("params", "scale"), "bias": ("params", "bias")}
-
-
 _MOMENTS = {"running_mean": ("stats", "mean"), "running_var": ("stats", "var")}
-
-
 # PyTorch's name of a norm's tensor -> our collection and name of it.
 _NORMS = {
     None: {},
@@ -25,11 +21,7 @@ _NORMS = {
     "layer": _AFFINE,
     "act": {"loc": ("params", "loc"), "scale": ("params", "scale")},
 }
-
-
 _UNUSED = ("f.linear.", "energy_output.")  # in official files, but not in the logits
-
-
 _COUNTERS = (".num_batches_tracked", ".initialized")
 
 
