@@ -20,7 +20,11 @@ def splits(c: ml_collections.ConfigDict) -> data.Splits:
 
 
 def read_by_all(read: Callable[[], data.Splits]) -> data.Splits:
-    """`read()`, the same in all processes, else an error in all of them."""
+    """`read()`, the same in all processes.
+
+    Raises ValueError in all where one cannot read, or has other data; and what `read`
+    raises where none can.
+    """
     found = parallel.everywhere(read)
     for part in (found.train, found.valid, found.test):
         for x in part:
