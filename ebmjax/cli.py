@@ -144,6 +144,6 @@ def set_up_jax() -> None:
         # XLA on a CPU asks for its whole workspace at every call, and glibc gives
         # it back to the kernel each time, page by page.
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped on its own,
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor the heap's top given back
         libc.mallopt(-8, 1)  # M_ARENA_MAX: a thread's own arena ignores the others

@@ -42,6 +42,7 @@ AT = (
     (0, 1, -1, 8, -8, 1),
 )
 TILES = 128  # 64 channels of so many are 1.2 MB transformed, a core's own cache
+FEW = 64  # channels, of `_tiles`
 
 
 def correlate(x: jax.Array, w: jax.Array) -> jax.Array:
@@ -54,7 +55,7 @@ def correlate(x: jax.Array, w: jax.Array) -> jax.Array:
 
     def some(x):
         images, height, width, _ = x.shape
-        m = lax.dot_general(_windows(x), u, (((2,), (1,)), ((0,), (0,))))
+        m = _products(_windows(x), u, (2, 1))
         m = m.reshape(6, 6, images, height // 4, width // 4, -1)
         rows = jnp.stack(_combine(AT, m), 4)  # [6, images, H/4, W/4, 4, O]
         rows = rows.reshape(6, images, height // 4, width, -1)
@@ -68,13 +69,23 @@ def weight_grad(x: jax.Array, g: jax.Array) -> jax.Array:
 
     x [B, H, W, I], g [B, H, W, O] -> [3, 3, I, O].
     """
+    few = g.shape[3] <= FEW
 
     def some(x, g):
-        return lax.dot_general(_windows(x), _tiles(g), (((1,), (1,)), ((0,), (0,))))
+        if few:
+            return _products(_tiles(g, across=True), _windows(x), (2, 1))
+        return _products(_windows(x), _tiles(g), (1, 1))
 
     m = sum_of_parts(_images(x), some, x, g)
+    if few:
+        m = m.swapaxes(1, 2)
     dw = _taps(x.dtype).T @ m.reshape(36, -1)
     return dw.reshape(3, 3, x.shape[3], g.shape[3])
+
+
+def _products(a, b, over):
+    """36 matrix products, sums over those axes of a and b."""
+    return lax.dot_general(a, b, (((over[0],), (over[1],)), ((0,), (0,))))
 
 
 def _taps(dtype):
@@ -112,17 +123,23 @@ def _windows(x):
     return jnp.stack(_combine(BT, six(rows, 3))).reshape(36, -1, x.shape[3])
 
 
-def _tiles(g):
-    """The transpose of AT of every 4x4 tile.  [B, H, W, C] -> [36, B H W / 16, C]."""
+def _tiles(g, across=False):
+    """The transpose of AT of every 4x4 tile.  [B, H, W, C] -> [36, B H W / 16, C].
 
-    def four(g, axis):
-        tiles = _in_fours(g, axis)
-        return [lax.index_in_dim(tiles, k, axis + 1, False) for k in range(4)]
-
-    rows = jnp.stack(_combine(_transpose(AT), four(g, 1)))
-    return jnp.stack(_combine(_transpose(AT), four(rows, 3))).reshape(
-        36, -1, g.shape[3]
-    )
+    `across`: [36, C, B H W / 16], with which XLA's YNNPACK takes the products, while
+    its Eigen asks for memory in each, and the threads of two devices wait for that.
+    The copy pays where channels are few, if it is one of g and not of its tiles:
+    hence the barrier.
+    """
+    fours = _in_fours(_in_fours(g, 2), 1)  # [B, H/4, 4, W/4, 4, C]
+    if across:
+        fours = fours.transpose(2, 4, 5, 0, 1, 3).reshape(4, 4, g.shape[3], -1)
+        fours = lax.optimization_barrier(fours)
+    else:
+        fours = fours.transpose(2, 4, 0, 1, 3, 5).reshape(4, 4, -1, g.shape[3])
+    rows = jnp.stack(_combine(_transpose(AT), fours), 1)  # [4, 6, ...]
+    both = jnp.stack(_combine(_transpose(AT), rows))
+    return both.reshape(36, *fours.shape[2:])
 
 
 def _in_fours(x, axis):
@@ -158,14 +175,14 @@ def sum_of_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
     if parts is None:
         return fn(*arrays)
 
-    def of(part):
-        some = fn(*part)
-        return some.astype(jnp.promote_types(some.dtype, jnp.float32))
+    def add(total, part):
+        return total + fn(*part).astype(total.dtype), None
 
-    # The first begins the sum: zeros would not vary over devices as it does.
-    first, rest = [x[0] for x in parts], [x[1:] for x in parts]
-    total, _ = lax.scan(lambda total, part: (total + of(part), None), of(first), rest)
-    return total.astype(arrays[0].dtype)
+    some = jax.eval_shape(lambda *parts: fn(*(x[0] for x in parts)), *parts)
+    dtype = jnp.promote_types(some.dtype, jnp.float32)
+    zero = lax.full_like(arrays[0], 0, dtype, some.shape)  # varies over devices alike
+    total, _ = lax.scan(add, zero, parts)
+    return total.astype(some.dtype)
 
 
 def _parts(most, arrays):
