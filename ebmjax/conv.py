@@ -10,8 +10,7 @@ output.  Leave out one of the three, and what remains is one operation of traini
 Each is bilinear, and its derivatives are the other two.  So the three are closed
 under differentiation, to any order and in both modes, and each needs to be written
 well only once.  They are primitives because only a primitive may be linear for
-reverse mode and still have code of its own; `custom_vjp` would forbid the forward
-mode in which the gradient of a gradient's norm is cheapest.
+reverse mode and still have code of its own; `custom_vjp` would forbid forward mode.
 
 On GPU and TPU the three are XLA's own.  On a CPU XLA emits dx with a transposed
 kernel layout, which falls to naive loops inside `scan`, `fori_loop` and `cond`

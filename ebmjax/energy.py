@@ -35,8 +35,13 @@ def approximate_mass(energy_fn: EnergyFn, x: jax.Array) -> jax.Array:
     """-‖∇_x log p(x)‖₂, near 0 where mass gathers.  [B, ...] -> [B], all <= 0.
 
     Grathwohl et al. (2020), section 5.2. It may be differentiated, also where
-    the score is zero: √ has no gradient there, so it is kept away from it.
+    the score is zero.
     """
-    square = jnp.sum(score(energy_fn, x).reshape(len(x), -1) ** 2, axis=-1)
-    nonzero = square > 0
-    return jnp.where(nonzero, -jnp.sqrt(jnp.where(nonzero, square, 1.0)), 0.0)
+    return -norm(score(energy_fn, x))
+
+
+def norm(v: jax.Array) -> jax.Array:
+    """‖v‖₂ of each example; its derivative at 0 is 0, not NaN.  [B, ...] -> [B]."""
+    square = jnp.sum(v.reshape(len(v), -1) ** 2, axis=-1)
+    nonzero = square > 0  # √ has no derivative at 0, so it is kept away from it
+    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, square, 1.0)), 0.0)

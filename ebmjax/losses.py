@@ -40,20 +40,6 @@ def energy_variance(energies: jax.Array, axis_name: str | None = None) -> jax.Ar
 def gradient_norm(energy_fn: energy.EnergyFn, x: jax.Array) -> jax.Array:
     """‖dE/dx‖₂, the approximate mass with its sign turned.  [B, ...] -> [B].
 
-    The gamma term of NG-EBM. See `steepest` for how it is differentiated.
+    The gamma term of NG-EBM (Piland et al., 2023).
     """
-    return jax.jvp(energy_fn, (x,), (steepest(energy_fn, x),))[1]
-
-
-def steepest(energy_fn: energy.EnergyFn, x: jax.Array) -> jax.Array:
-    """v = g / ‖g‖ for g = dE/dx, held fixed; 0 where g is.  [B, ...] -> [B, ...].
-
-    ‖g‖ is the slope of E along v, and so is every first derivative of it: v is
-    the maximiser of ⟨v, g⟩ over unit vectors, so its own change adds nothing.
-    Hence the gradient of ‖g‖ costs reverse over forward, with no gradient of a
-    gradient, and is zero, not NaN, at g = 0.
-    """
-    g = -lax.stop_gradient(energy.score(energy_fn, x))
-    square = jnp.sum(g.reshape(len(x), -1) ** 2, axis=-1)
-    scale = jnp.where(square > 0, lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    return g * scale.reshape(-1, *[1] * (x.ndim - 1))
+    return -energy.approximate_mass(energy_fn, x)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ebmjax import energy, losses, replay, sgld
 from ebmjax.models import Network
@@ -185,23 +184,14 @@ def _energies(name, energy_data, energy_model):
 
 
 def _with_slope(network, params, stats, x, key):
-    """Logits, ‖dE/dx‖₂ and new statistics, sharing one forward pass.
-
-    The forward pass inside `steepest` is the one of `jvp` again, which the
-    compiler sees and does once.
-    """
+    """Logits, ‖dE/dx‖₂ and new statistics, all from one forward pass."""
 
     def logits_fn(x):
         return network.train(params, stats, x, key)
 
-    def energy_fn(x):
-        fixed = lax.stop_gradient(params)
-        return energy.from_logits(network.train(fixed, stats, x, key)[0])
-
-    direction = losses.steepest(energy_fn, x)
-    logits, tangent, stats = jax.jvp(logits_fn, (x,), (direction,), has_aux=True)
-    slope = jax.jvp(energy.from_logits, (logits,), (tangent,))[1]
-    return logits, slope, stats
+    logits, backward, stats = jax.vjp(logits_fn, x, has_aux=True)
+    (score,) = backward(energy.score(energy.from_logits, logits))
+    return logits, energy.norm(score), stats
 
 
 def _forward(network, params, stats, images, key):

@@ -50,6 +50,35 @@ def test_approximate_mass_is_differentiable_also_at_zero_score():
 
 
 @pytest.mark.parametrize("jit", [False, True])
+def test_approximate_mass_has_the_weights_gradient_of_a_norm_example_by_example(jit):
+    x = jax.random.normal(jax.random.key(1), (5, 3))
+
+    def marginal(x, w):
+        return energy.from_logits(jnp.tanh(x) @ w)
+
+    def ours(w):
+        return energy.approximate_mass(lambda x: marginal(x, w), x).sum()
+
+    def plain(w):
+        score = jax.vmap(jax.grad(lambda x: marginal(x[None], w)[0]))(x)
+        return -jnp.linalg.norm(score, axis=-1).sum()
+
+    grad = jax.grad(jax.jit(ours) if jit else ours)
+    np.testing.assert_allclose(
+        grad(LOGITS[:3]), jax.grad(plain)(LOGITS[:3]), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_approximate_mass_has_a_zero_gradient_where_the_score_is_zero(jit):
+    def total(w):
+        zero = jnp.zeros((5, 6))
+        return energy.approximate_mass(lambda x: w * jnp.sum(x**2, -1), zero).sum()
+
+    assert jax.grad(jax.jit(total) if jit else total)(2.0) == 0
+
+
+@pytest.mark.parametrize("jit", [False, True])
 def test_energies_are_differentiable_twice(jit):
     def marginal(x):
         return energy.from_logits(jnp.tanh(x) @ LOGITS[:3])

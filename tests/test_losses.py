@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from ebmjax import energy, losses
 
@@ -63,25 +62,3 @@ def test_gradient_norm_is_the_approximate_mass_with_its_sign_turned():
         -energy.approximate_mass(energy_fn, X),
         rtol=1e-5,
     )
-
-
-def test_reverse_over_forward_gives_the_gradient_of_reverse_over_reverse():
-    def fast(w):
-        return losses.gradient_norm(lambda x: energy_fn(x, w), X).sum()
-
-    def plain(w):
-        grad = jax.vmap(jax.grad(lambda x: energy_fn(x[None], w)[0]))(X)
-        return jnp.linalg.norm(grad, axis=-1).sum()
-
-    np.testing.assert_allclose(
-        jax.grad(fast)(W), jax.grad(plain)(W), rtol=1e-4, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("jit", [False, True])
-def test_gradient_norm_has_a_zero_gradient_where_the_norm_is_zero(jit):
-    def total(w):
-        return losses.gradient_norm(lambda x: w * jnp.sum(x**2, axis=-1), X * 0).sum()
-
-    grad = jax.grad(jax.jit(total) if jit else total)(2.0)
-    assert grad == 0
