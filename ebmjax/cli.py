@@ -142,8 +142,9 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if sys.platform == "linux":
         # XLA on a CPU asks for its whole workspace at every call, and glibc gives
-        # it back to the kernel each time, page by page.
+        # it back to the kernel each time, page by page. What has gigabytes may be
+        # given back: holes of its size are soon broken, and the heap would grow.
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped on its own,
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nor the heap's top given back
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: smaller blocks are the heap's,
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: which keeps what it has
         libc.mallopt(-8, 1)  # M_ARENA_MAX: a thread's own arena ignores the others

@@ -83,7 +83,9 @@ class WideResNet(nn.Module):
             raise ValueError(f"depth must be 10, 16, 22, 28, ..., not {self.depth}")
         blocks_per_group = (self.depth - 4) // 6
         x = Conv(16, dtype=self.dtype, name="conv1")(x)
-        block = nn.remat(Block, static_argnums=2) if self.remat else Block
+        block = Block
+        if self.remat:  # twice: once would do for a gradient, not for one of it
+            block = nn.remat(nn.remat(Block, static_argnums=2), static_argnums=2)
         for group in range(3):
             for i in range(blocks_per_group):
                 x = block(

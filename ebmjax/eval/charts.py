@@ -172,10 +172,11 @@ def _line(i):
 
 def _finish(figure, axes, percent=""):
     if "x" in percent:
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
     if "y" in percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    if axes.get_legend_handles_labels()[1]:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if labels := axes.get_legend_handles_labels()[1]:
+        columns = 3 if max(map(len, labels)) < 15 else 2
         with matplotlib.rc_context(STYLE):
-            axes.legend(loc="best")
+            figure.legend(loc="outside upper left", ncols=columns)  # hides no curve
     return figure
