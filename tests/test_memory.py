@@ -7,6 +7,7 @@ from ebmjax import parallel
 from experiments import memory
 
 PARAMETERS = 36_471_338
+NG_EBM = {"objective.energy_variance": 1.0, "objective.approximate_mass": 1.0}
 # Multiplications of one image's forward pass: a 3x3 convolution of 3 -> 16 channels at
 # 32x32; groups of four blocks of 160, 320 and 640 channels, whose strides are on the
 # second convolution; the shortcuts of their first blocks.
@@ -42,6 +43,21 @@ def test_a_classifiers_step_takes_three_forward_passes():
     first = 32 * 32 * 9 * 3 * 16
     expected = 2 * memory.BATCH * (3 * FORWARD - first) / 1e12
     assert float(cells[6]) == pytest.approx(expected, abs=0.5)
+
+
+def test_an_ng_ebm_step_takes_twice_a_classifiers():
+    cells = memory.row(memory.Plan("NG-EBM", NG_EBM))
+    # Forward, back to the images and forth again (the gradient of that), back once
+    # more, each kernel's gradient twice; the last way back ends before the images.
+    first = 32 * 32 * 9 * 3 * 16
+    expected = 2 * memory.BATCH * (6 * FORWARD - first) / 1e12
+    assert float(cells[6]) == pytest.approx(expected, abs=0.5)
+
+
+def test_rematerialisation_keeps_what_enters_blocks_for_a_gradient_of_a_gradient_too():
+    once = memory.kept(memory.Plan("", memory.REMAT))
+    twice = memory.kept(memory.Plan("", memory.REMAT | NG_EBM))
+    assert twice < 2.2 * once  # images on the way forth, gradients on the way back
 
 
 def test_parts_and_rematerialisation_keep_less():
