@@ -84,7 +84,7 @@ class WideResNet(nn.Module):
         blocks_per_group = (self.depth - 4) // 6
         x = Conv(16, dtype=self.dtype, name="conv1")(x)
         block = Block
-        if self.remat:  # twice: once would do for a gradient, not for one of it
+        if self.remat:  # twice, or a gradient of a gradient keeps what the inner makes
             block = nn.remat(nn.remat(Block, static_argnums=2), static_argnums=2)
         for group in range(3):
             for i in range(blocks_per_group):

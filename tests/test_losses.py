@@ -56,9 +56,12 @@ def test_energy_variance_is_over_the_batch_of_all_devices():
     np.testing.assert_allclose(parts.mean(), np.arange(8.0).var(), rtol=1e-6)
 
 
-def test_gradient_norm_is_the_approximate_mass_with_its_sign_turned():
+def test_gradient_norm_is_that_of_the_gradient_example_by_example():
+    # E = -logsumexp(tanh(x) W): dE/dx = -(1 - tanh² x) (W softmax).
+    share = jax.nn.softmax(jnp.tanh(X) @ W)
+    gradient = (1 - np.tanh(X) ** 2) * np.asarray(share @ W.T)
     np.testing.assert_allclose(
         losses.gradient_norm(energy_fn, X),
-        -energy.approximate_mass(energy_fn, X),
+        np.linalg.norm(gradient, axis=-1),
         rtol=1e-5,
     )
