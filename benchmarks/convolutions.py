@@ -35,7 +35,8 @@ def program(operation, layer, images):
     """(that operation on all devices, its operands)."""
     import jax
 
-    from ebmjax import conv, parallel
+    from ebmjax import parallel
+    from ebmjax.kernels import conv
 
     per_device = images // jax.device_count()
     side = layer.image // layer.stride
@@ -82,9 +83,9 @@ def main():
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     import jax
 
-    from ebmjax import cli, parallel
+    from ebmjax import cli, parallel, processes
 
-    parallel.start(cpu_devices=args.devices, sizes=(case.batch,))
+    processes.start(cpu_devices=args.devices, sizes=(case.batch,))
     cli.set_up_jax()
     step, state, data, batch = ours.build(case)
     key = parallel.place(jax.random.key(0))

@@ -11,7 +11,7 @@ from benchmarks import cases, worker
 
 
 def settings(case):
-    from ebmjax import build, config
+    from ebmjax import config, recipe
 
     c = config.default()
     c.model.depth, c.model.width = case.depth, case.width
@@ -21,7 +21,7 @@ def settings(case):
     c.data.update({"pad": cases.PAD, "flip": True, "noise_std": cases.INPUT_NOISE})
     c.sgld.update({"step_size": cases.STEP_SIZE, "noise_std": cases.CHAIN_NOISE})
     c.sgld.update({"num_steps": cases.SGLD_STEPS, "reinit_prob": cases.REINIT_PROB})
-    return build.settings(c, cases.NUM_CLASSES)
+    return recipe.settings(c, cases.NUM_CLASSES)
 
 
 def build(case, method="shard_map"):
@@ -29,7 +29,7 @@ def build(case, method="shard_map"):
     that gives a batch of their indices."""
     import jax
 
-    from ebmjax import parallel, step
+    from ebmjax import parallel, train_step
 
     s = settings(case)
     rng = np.random.default_rng(0)
@@ -38,14 +38,14 @@ def build(case, method="shard_map"):
         "label": rng.integers(cases.NUM_CLASSES, size=cases.NUM_IMAGES, dtype=np.int32),
     }
     x = np.zeros((1, 32, 32, 3), np.float32)
-    state = step.init_state(jax.random.key(0), x, s, num_chains=cases.NUM_CHAINS)
+    state = train_step.init_state(jax.random.key(0), x, s, num_chains=cases.NUM_CHAINS)
     if state.chains is not None:
         chains = state.chains.samples.reshape(jax.device_count(), -1, *x.shape[1:])
         state = state.replace(chains=state.chains._replace(samples=chains))
     program = parallel.spmd(
-        functools.partial(step.train_step, settings=s),
-        in_axes=(step.AXES, None, 0, None),
-        out_axes=(step.AXES, None),
+        functools.partial(train_step.train_step, settings=s),
+        in_axes=(train_step.AXES, None, 0, None),
+        out_axes=(train_step.AXES, None),
         method=method,
         donate=(0,),
     )
@@ -54,7 +54,7 @@ def build(case, method="shard_map"):
         index = rng.permutation(cases.NUM_IMAGES)[: case.batch].astype(np.int32)
         return parallel.place(parallel.split({"index": index}), 0)
 
-    return program, parallel.place(state, step.AXES), parallel.place(data), batch
+    return program, parallel.place(state, train_step.AXES), parallel.place(data), batch
 
 
 def check(path, case, program, state, data, batch, key):
@@ -65,7 +65,7 @@ def check(path, case, program, state, data, batch, key):
     import jax
     import jax.numpy as jnp
 
-    from ebmjax import replay, step
+    from ebmjax import replay, train_step
 
     s = settings(case)
     devices, count = jax.device_count(), case.batch // jax.device_count()
@@ -74,7 +74,7 @@ def check(path, case, program, state, data, batch, key):
     )
     index = np.asarray(batch["index"]).reshape(-1)
     images = {name: jnp.asarray(np.asarray(x)[index]) for name, x in data.items()}
-    prepared = step._prepare(k_input, None, images, 0, s.inputs)
+    prepared = train_step._prepare(k_input, None, images, 0, s.inputs)
     found = {"x": prepared["image"], "labels": prepared["label"]}
     slots = []
     if case.objective == "jem":
@@ -128,9 +128,9 @@ def main(case, path, devices=0):
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # to time what it saves
     import jax
 
-    from ebmjax import cli, parallel
+    from ebmjax import cli, parallel, processes
 
-    parallel.start(cpu_devices=devices, sizes=(case.batch,))
+    processes.start(cpu_devices=devices, sizes=(case.batch,))
     cli.set_up_jax()
     program, state, data, batch = build(case)
     key = parallel.place(jax.random.key(0))

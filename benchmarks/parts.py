@@ -45,14 +45,14 @@ def input_path():
     """(what makes the network's input of indices, on the host and on the device)."""
     import jax
 
-    from ebmjax import parallel, step
+    from ebmjax import parallel, train_step
 
     _, _, data, batch = ours.build(CLASSIFIER)
     inputs = ours.settings(CLASSIFIER).inputs
 
     def prepare(data, batch, key, axis_name):
         device = jax.lax.axis_index(axis_name)
-        return step._prepare(key, data, batch, device, inputs)
+        return train_step._prepare(key, data, batch, device, inputs)
 
     program = parallel.spmd(prepare, in_axes=(None, 0, None), out_axes=0)
     key = parallel.place(jax.random.key(0))
@@ -64,7 +64,7 @@ def buffer():
     import jax
     import jax.numpy as jnp
 
-    from ebmjax import parallel, replay, step
+    from ebmjax import parallel, replay, train_step
 
     count = JEM.batch // jax.device_count()
     _, state, _, _ = ours.build(JEM)
@@ -76,7 +76,7 @@ def buffer():
         )
         return replay.put(chains, drawn.slot, drawn.x + 1)
 
-    axes = step.AXES.chains
+    axes = train_step.AXES.chains
     program = parallel.spmd(turn, in_axes=(axes, None), out_axes=axes, donate=(0,))
     key = parallel.place(jax.random.key(0))
 
@@ -93,7 +93,7 @@ def attack():
     import jax
     import jax.numpy as jnp
 
-    from ebmjax import infer, losses, parallel
+    from ebmjax import batching, losses, parallel
     from ebmjax.eval import attacks
 
     network = ours.settings(JEM).network
@@ -115,7 +115,7 @@ def attack():
 
         return jax.grad(loss)(x)
 
-    programs = [infer.program(fn) for fn in (pgd, gradient)]
+    programs = [batching.program(fn) for fn in (pgd, gradient)]
     return [functools.partial(program, model, key, inputs) for program in programs]
 
 
@@ -131,9 +131,9 @@ def main():
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     import jax
 
-    from ebmjax import cli, parallel
+    from ebmjax import cli, processes
 
-    parallel.start(sizes=(JEM.batch,))
+    processes.start(sizes=(JEM.batch,))
     cli.set_up_jax()
     print(f"{jax.device_count()} devices; seconds of wall and of CPU")
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def to_unit(image: jax.Array) -> jax.Array:
-    """uint8 in 0..255 -> float32 in [-1, 1]."""
+def to_float(image: jax.Array) -> jax.Array:
+    """uint8 in 0..255 -> float32 in [-1, 1]; floats are in [-1, 1] already."""
+    if image.dtype != jnp.uint8:
+        return image
     return image.astype(jnp.float32) / 127.5 - 1.0
 
 

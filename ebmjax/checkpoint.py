@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ebmjax import files, parallel, replay
-from ebmjax.step import AXES, TrainState
+from ebmjax import parallel, processes, replay, rundir
+from ebmjax.train_step import AXES, TrainState
 
 FOLDER = "checkpoints"
 MODEL = ("step", "recoveries", "params", "stats", "ema", "chains")  # no optimiser
@@ -34,7 +34,7 @@ def manager(
 ) -> ocp.CheckpointManager:
     """Keeps the last checkpoints and the best by metric "accuracy"."""
     # A relative path fails only later, in orbax's background thread.
-    folder = files.folder(workdir) / FOLDER
+    folder = rundir.folder(workdir) / FOLDER
     best = policies.BestN(
         get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False
     )
@@ -64,7 +64,7 @@ def closing(
     try:
         yield checkpoints
     except BaseException:
-        if not parallel.several():
+        if not processes.several():
             with contextlib.suppress(Exception):  # it would hide the first one
                 checkpoints.close()
         raise
@@ -142,7 +142,7 @@ def restore_latest(
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             reason = _short(error)
-        if not parallel.all_agree(reason is None):
+        if not processes.all_agree(reason is None):
             reason = reason or "another process failed to"
             logging.warning("checkpoint %d cannot be read: %s", step, reason)
             damaged.append(step)
@@ -167,7 +167,7 @@ def put_aside(checkpoints: ocp.CheckpointManager, step: int, why: str) -> None:
         if aside.exists():
             aside.rmtree()
         (folder / str(step)).rename(aside)
-    parallel.all_agree(True)  # that it is done
+    processes.all_agree(True)  # that it is done
     checkpoints.reload()
 
 

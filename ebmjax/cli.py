@@ -74,16 +74,16 @@ def _without_echoes(unraisable):
 
 def _end_among_several(text):
     """Ends the program here if it is one of several processes."""
-    parallel = sys.modules.get("ebmjax.parallel")
-    if parallel is None or not parallel.several():
+    processes = sys.modules.get("ebmjax.processes")
+    if processes is None or not processes.several():
         return
     print(
-        f"{text.rstrip()}\nThis was process {parallel.index()} of several. If another"
+        f"{text.rstrip()}\nThis was process {processes.index()} of several. If another"
         " one failed first, its output says why. Start all of them again: they go on"
         " from the last checkpoint.",
         file=sys.stderr,
     )
-    parallel.leave(1)
+    processes.exit_immediately(1)
 
 
 def _sentence(error):
@@ -114,10 +114,10 @@ def start(settings: ml_collections.ConfigDict, *, sizes: tuple[int, ...] = ()) -
     has them; before all other work with JAX. `sizes` must divide over the devices."""
     import jax
 
-    from ebmjax import parallel
+    from ebmjax import processes
 
     jax.config.update("jax_default_matmul_precision", settings.matmul_precision)
-    parallel.start(
+    processes.start(
         cpu_devices=settings.cpu_devices,
         sizes=sizes,
         distributed=flags.FLAGS["distributed"].value,

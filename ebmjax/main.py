@@ -31,28 +31,28 @@ def main(argv):
         raise ValueError("--config is missing: for instance configs/jem_digits.py")
     workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename)
 
-    from ebmjax import config, files
+    from ebmjax import config, rundir
 
     config.check(c)
-    files.folder(workdir)  # what is wrong with it is told before anything is done
+    rundir.folder(workdir)  # what is wrong with it is told before anything is done
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
-    from ebmjax import parallel, runs, train
+    from ebmjax import processes, runs, train
     from ebmjax.eval import run as evaluation
 
     try:
         train.fit(c, workdir)
     except train.Interrupted as interrupted:
-        if parallel.index() == 0:
+        if processes.index() == 0:
             print(interrupted, file=sys.stderr)
         sys.exit(cli.exit_code(interrupted.number))
     if not c.eval.parts:
         return
-    parallel.let_sigterm_end()
+    processes.restore_sigterm()
     run = runs.at(workdir, c)
     progress = sys.stderr.isatty()
     results = evaluation.evaluate(run, parts=c.eval.parts, progress=progress)
-    if parallel.index() == 0:
+    if processes.index() == 0:
         print(evaluation.table(results))
         print(f"all of it is in {workdir}")
     sys.exit(1 if evaluation.failed(results) else 0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from ebmjax import conv
+from ebmjax.kernels import conv
 
 NORMS = (None, "batch", "instance", "layer", "act")
 

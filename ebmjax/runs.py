@@ -12,9 +12,19 @@ import jax
 import ml_collections
 import numpy as np
 
-from ebmjax import build, config, data, energy, files, infer, parallel
+from ebmjax import (
+    augment,
+    batching,
+    config,
+    data,
+    energy,
+    parallel,
+    recipe,
+    rundir,
+    sgld,
+)
 from ebmjax import checkpoint as checkpoints
-from ebmjax.eval import calibration, samples
+from ebmjax.eval import calibration
 from ebmjax.models import Network
 
 CONFIG = "config.json"
@@ -26,6 +36,10 @@ class Model:
 
     network: Network
     variables: Any  # (params, stats)
+
+    def to_float(self, image: jax.Array) -> jax.Array:
+        """Examples as the data set stores them (uint8) -> what the network takes."""
+        return augment.to_float(image)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, C] in [-1, 1] -> [B, K]."""
@@ -57,6 +71,7 @@ class Run:
     model: Model
     buffer: np.ndarray | None  # chains [N, H, W, C] of the replay buffer, in blocks
     num_blocks: int  # of the buffer: one a class if it was class-conditional
+    sampler: sgld.SamplerFactory  # that of training
 
     @property
     def num_classes(self) -> int:
@@ -64,8 +79,8 @@ class Run:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """f(x)[y].  [N, H, W, C] -> [N, K]."""
-        return infer.over_batches(
-            infer.logits(self.model.network, self.config.parallel.method),
+        return batching.over_batches(
+            batching.logits(self.model.network, self.config.parallel.method),
             self.model.variables,
             self._checked(x),
             batch_size=self.config.eval.batch_size,
@@ -103,17 +118,10 @@ class Run:
         arrays = (np.asarray(start),)
         if labels is not None:
             arrays += (np.asarray(labels, np.int32),)
-        c = self.config.sgld
 
         def chains(model, key, x, labels=None):
-            return samples.chains(
-                key,
-                functools.partial(model.energy, labels=labels),
-                x,
-                num_steps=steps,
-                step_size=c.step_size,
-                noise_std=c.noise_std,
-            ).x
+            sampler = self.sampler(functools.partial(model.energy, labels=labels))
+            return sgld.run(key, sampler, sampler.init(x), steps)[0].position
 
         return self.map(chains, *arrays, key=k_run)
 
@@ -129,14 +137,14 @@ class Run:
 
         `fn` is pure and compiled, once for each call of `map`; it sees a `Model`,
         a key of its own (of its batch and device) and a device's share of a batch.
-        Float arrays go in as they are; see `infer.over_batches`.
+        Float arrays go in as they are; see `batching.over_batches`.
         """
 
         def with_model(variables, key, *parts):
             return fn(Model(self.model.network, variables), key, *parts)
 
-        return infer.over_batches(
-            infer.program(with_model, method=self.config.parallel.method),
+        return batching.over_batches(
+            batching.program(with_model, method=self.config.parallel.method),
             self.model.variables,
             *arrays,
             batch_size=batch_size or self.config.eval.batch_size,
@@ -173,7 +181,7 @@ def load(
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
     """The config that the run in `workdir` has."""
-    path = files.folder(workdir) / CONFIG
+    path = rundir.folder(workdir) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{workdir} is not a run directory: it has no {CONFIG}")
     try:
@@ -202,7 +210,7 @@ def at(
             " config.optimizer.ema_decay is 0"
         )
     num_classes = len(host["class_names"])
-    buffer, num_blocks = None, build.num_blocks(c, num_classes)
+    buffer, num_blocks = None, recipe.num_blocks(c, num_classes)
     if state["chains"] is not None:
         samples = state["chains"]["samples"]
         buffer = checkpoints.deal(samples, 1, num_blocks)[0]
@@ -214,11 +222,14 @@ def at(
         class_names=tuple(host["class_names"]),
         recoveries=int(state["recoveries"]),
         model=Model(
-            build.network(c, num_classes),
+            recipe.network(c, num_classes),
             parallel.place((params, state["stats"])),
         ),
         buffer=buffer,
         num_blocks=num_blocks,
+        sampler=functools.partial(
+            sgld.sgld, step_size=c.sgld.step_size, noise_std=c.sgld.noise_std
+        ),
     )
 
 
@@ -230,10 +241,10 @@ def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
     `config.FIXED`, or if another program is training in it; in a bucket nobody
     notices that.
     """
-    folder = files.folder(workdir)
+    folder = rundir.folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0 and not files.in_bucket(workdir):
+        if jax.process_index() == 0 and not rundir.in_bucket(workdir):
             file = stack.enter_context(open(folder / ".lock", "w"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,7 +267,7 @@ def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
                     )
                 logging.info("config.%s is now %r, was %r", key, new, old)
         if jax.process_index() == 0:
-            files.write(folder / CONFIG, config.to_json(c))
+            rundir.write(folder / CONFIG, config.to_json(c))
         yield
 
 
@@ -276,4 +287,4 @@ def _find(stored, which):
 
 @functools.lru_cache(maxsize=1)
 def _splits(config_json):
-    return build.splits(config.from_json(config_json))
+    return recipe.splits(config.from_json(config_json))

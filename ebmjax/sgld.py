@@ -7,6 +7,7 @@
 arrays with a leading B. Chains do not meet: B of them are B independent runs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,9 +33,11 @@ class Sampler(NamedTuple):
     step: Callable[[jax.Array, State], tuple[State, Info]]
 
 
-def sgld(
-    energy_fn: Callable[[Position], jax.Array], *, step_size: float, noise_std: float
-) -> Sampler:
+EnergyFn = Callable[[Position], jax.Array]  # B positions -> [B]
+SamplerFactory = Callable[[EnergyFn], Sampler]
+
+
+def sgld(energy_fn: EnergyFn, *, step_size: float, noise_std: float) -> Sampler:
     """x <- x - step_size ∇E(x) + noise_std N(0, I).
 
     Its temperature is T = noise_std² / (2 step_size): the chain follows
@@ -59,6 +62,10 @@ def sgld(
         return State(x), Info(energy, _norm(grad))
 
     return Sampler(init, step)
+
+
+# The sampler of JEM, as a `SamplerFactory`.
+JEM = functools.partial(sgld, step_size=1.0, noise_std=0.01)
 
 
 def langevin_noise_std(step_size: float, temperature: float = 1.0) -> jax.Array:

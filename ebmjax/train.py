@@ -17,20 +17,21 @@ import numpy as np
 
 from ebmjax import (
     augment,
-    build,
+    batching,
     checkpoint,
     config,
     data,
-    infer,
-    log,
     models,
     parallel,
     pictures,
+    processes,
+    recipe,
     replay,
     runs,
-    step,
-    stream,
+    train_step,
+    writers,
 )
+from ebmjax.data import batches
 from ebmjax.eval import calibration
 
 LAG = 2  # steps that run on the device while the metrics of an older one are read
@@ -62,9 +63,9 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
     when `c.recovery.max_recoveries` returns to a checkpoint did not help.
     """
     config.check(c)
-    parallel.check_same("the config", config.to_json(c).encode())
-    splits = build.read_by_all(lambda: build.splits(c))
-    settings = build.settings(c, len(splits.class_names))
+    processes.check_same("the config", config.to_json(c).encode())
+    splits = recipe.read_by_all(lambda: recipe.splits(c))
+    settings = recipe.settings(c, len(splits.class_names))
     check_sizes(c, splits, settings)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_signals())
@@ -78,12 +79,12 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
                 )
             )
         )
-        resident, batches = stack.enter_context(stream.batches(c, splits))
-        num_blocks = build.num_blocks(c, settings.num_classes)
+        resident, batch_at = stack.enter_context(batches.batches(c, splits))
+        num_blocks = recipe.num_blocks(c, settings.num_classes)
         first = splits.train.image[: c.batch_size]
         fresh = functools.partial(fresh_state, c, settings)
         like = jax.eval_shape(fresh, first)
-        axes = step.fully_sharded(like) if c.parallel.fsdp else step.AXES
+        axes = train_step.fully_sharded(like) if c.parallel.fsdp else train_step.AXES
         if c.parallel.fsdp and not jax.tree.leaves(axes.params):
             raise ValueError(
                 "config.parallel.fsdp: no layer is large enough to be cut into"
@@ -95,17 +96,17 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
                 checkpoints, like, num_blocks=num_blocks, axes=axes
             )
             if found is None:
-                return parallel.make(fresh, first, axes=axes), log.Meter({}, 0)
+                return parallel.make(fresh, first, axes=axes), writers.Meter({}, 0)
             state, host = found
-            return state, log.Meter(host["sums"], host["count"])
+            return state, writers.Meter(host["sums"], host["count"])
 
         state, meter = newest()
         # The log is the record of past divergences: it outlives what it went back to.
-        past = log.events(workdir)
+        past = writers.events(workdir)
         recoveries = max(len(past), int(state.recoveries))
         gone_back_to = past[-1]["step"] if past else None
         state = _recovered(state, recoveries)
-        writer = log.Writer(
+        writer = writers.Writer(
             workdir,
             step=int(state.step),
             num_steps=c.num_steps,
@@ -114,7 +115,7 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
         )
         stack.callback(writer.close)
         program = parallel.spmd(
-            functools.partial(step.train_step, settings=settings, axes=axes),
+            functools.partial(train_step.train_step, settings=settings, axes=axes),
             in_axes=(axes, None, 0, None),
             out_axes=(axes, None),
             method=c.parallel.method,
@@ -124,7 +125,7 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
         job = Job(
             config=c,
             workdir=workdir,
-            run_step=lambda state, now: program(state, resident, batches(now), key),
+            run_step=lambda state, now: program(state, resident, batch_at(now), key),
             valid=splits.valid,
             axes=axes,
             network=settings.network,
@@ -169,16 +170,16 @@ class Job(NamedTuple):
     workdir: str
     run_step: Callable  # (state, its step) -> state, metrics
     valid: data.Dataset
-    axes: step.TrainState
+    axes: train_step.TrainState
     network: models.Network
     num_blocks: int  # of the replay buffer
     checkpoints: Any
     facts: dict  # about the data, for who reads the checkpoints
-    writer: log.Writer
+    writer: writers.Writer
     signals: list[int]  # received so far
 
 
-def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
+def _steps(state: train_step.TrainState, meter: writers.Meter, job: Job) -> None:
     """Steps until the last, and whatever is due after each."""
     c, every = job.config, job.config.every
     unread = collections.deque()  # (step, metrics on the device)
@@ -216,7 +217,7 @@ def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
         if state.chains is not None and (last or now % every.samples == 0):
             read_all_but(0)
             _draw_chains(state, now, job)
-        stop = parallel.agreed_to_stop(now, bool(job.signals))
+        stop = processes.agreed_to_stop(now, bool(job.signals))
         due = last or now % every.checkpoint == 0
         if due or stop:
             read_all_but(0)
@@ -230,7 +231,7 @@ def _steps(state: step.TrainState, meter: log.Meter, job: Job) -> None:
             checkpoint.finish(job.checkpoints)
             raise Interrupted(job.signals[-1] if job.signals else signal.SIGTERM, now)
     checkpoint.finish(job.checkpoints)
-    if job.signals and not parallel.several():  # during the last of it
+    if job.signals and not processes.several():  # during the last of it
         raise Interrupted(job.signals[-1], now)
 
 
@@ -245,14 +246,14 @@ def check_metrics(at: int, metrics: dict[str, float], max_loss: float) -> None:
             raise Diverged(at, name, value)
 
 
-def validate(state: step.TrainState, now: int, job: Job) -> dict | None:
+def validate(state: train_step.TrainState, now: int, job: Job) -> dict | None:
     """Accuracy and NLL on the held-out images; None if there are none."""
     c, valid = job.config, job.valid
     if not len(valid.label):
         return None
     params, axes = (s.ema if c.eval.ema else s.params for s in (state, job.axes))
-    logits = infer.over_batches(
-        infer.logits(job.network, c.parallel.method),
+    logits = batching.over_batches(
+        batching.logits(job.network, c.parallel.method),
         (parallel.assembled(params, axes), state.stats),
         valid.image,
         batch_size=c.eval.batch_size,
@@ -263,7 +264,7 @@ def validate(state: step.TrainState, now: int, job: Job) -> dict | None:
     return {"accuracy": calibration.accuracy(logits, valid.label), "nll": nll}
 
 
-def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
+def check_sizes(c, splits: data.Splits, settings: train_step.Settings) -> None:
     """Raises ValueError for sizes that do not fit together."""
     parallel.check_divides("config.batch_size", c.batch_size)
     parts = c.optimizer.accumulate
@@ -287,10 +288,10 @@ def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
             "config.eval.checkpoint is 'best', which needs validation images: set"
             " config.data.num_valid"
         )
-    stream.labelled_pool(c, splits)
+    batches.labelled_pool(c, splits)
     if not settings.weights.sampled:
         return
-    num_blocks = build.num_blocks(c, settings.num_classes)
+    num_blocks = recipe.num_blocks(c, settings.num_classes)
     num_devices = jax.device_count()
     if c.sgld.buffer_size % (num_blocks * num_devices):
         raise ValueError(
@@ -306,14 +307,16 @@ def check_sizes(c, splits: data.Splits, settings: step.Settings) -> None:
         )
 
 
-def fresh_state(c, settings: step.Settings, image: jax.Array) -> step.TrainState:
+def fresh_state(
+    c, settings: train_step.Settings, image: jax.Array
+) -> train_step.TrainState:
     """The state before step 0, chains as [D, N/D, ...]. A function of the seed.
 
     `image` are the first images of the training set, uint8 [B, H, W, C].
     """
-    state = step.init_state(
+    state = train_step.init_state(
         jax.random.fold_in(jax.random.key(c.seed), 0),
-        augment.to_unit(image),
+        augment.to_float(image),
         settings,
         num_chains=c.sgld.buffer_size,
     )
@@ -362,11 +365,11 @@ def _signals():
         received.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            if parallel.several():
-                parallel.tell_to_stop()
+            if processes.several():
+                processes.request_stop()
 
     # Among several processes SIGTERM is heard by jax.distributed.
-    heard = [signal.SIGINT] if parallel.several() else [signal.SIGTERM, signal.SIGINT]
+    heard = [signal.SIGINT] if processes.several() else [signal.SIGTERM, signal.SIGINT]
     before = {n: signal.signal(n, note) for n in heard}
     try:
         yield received

@@ -20,7 +20,7 @@ import ml_collections
 from absl import logging
 from matplotlib.figure import Figure
 
-from ebmjax import cli, config, parallel, runs, train
+from ebmjax import cli, config, processes, runs, train
 from ebmjax.eval import charts
 from ebmjax.eval import run as evaluation
 
@@ -130,7 +130,7 @@ def arguments(doc: str) -> tuple[str, argparse.Namespace]:
     if args.runs is None:
         args.runs = pathlib.Path("runs/papers-small" if args.small else "runs/papers")
     logging.set_verbosity("error")
-    parallel.start(sizes=(64,))
+    processes.start(sizes=(64,))
     cli.set_up_jax()
     return name, args
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from ebmjax import checkpoint, log
+from ebmjax import checkpoint, writers
 
 ROOT = pathlib.Path(__file__).parent.parent
 SETTINGS = {
@@ -101,7 +101,7 @@ def kill(workdir, num_steps, when, rng) -> Kill | None:
             return None
         program.kill()
         program.wait()
-    lines = list(log.read(workdir / log.METRICS))
+    lines = list(writers.read(workdir / writers.METRICS))
     return Kill(when, lines[-1]["step"], newest(workdir), bool(unfinished(workdir)))
 
 
@@ -131,13 +131,13 @@ def differences(a, b) -> list[str]:
         if not np.array_equal(x, y):
             found.append(jax.tree_util.keystr(path))
     if numbers(a) != numbers(b):
-        found.append(log.METRICS)
+        found.append(writers.METRICS)
     return found
 
 
 def numbers(workdir) -> list[dict]:
     """The log without what depends on the clock."""
-    lines = log.read(workdir / log.METRICS)
+    lines = writers.read(workdir / writers.METRICS)
     return [{k: v for k, v in x.items() if k != "images_per_s"} for x in lines]
 
 
@@ -188,7 +188,7 @@ def two_at_once(folder, num_steps) -> tuple[str, list[str]]:
     """The same workdir for two programs."""
     workdir = folder / "contested"
     with started(workdir, 1_000_000) as program:
-        while not (workdir / log.METRICS).exists() and program.poll() is None:
+        while not (workdir / writers.METRICS).exists() and program.poll() is None:
             time.sleep(0.01)
         second = subprocess.run(
             command(workdir, num_steps), cwd=ROOT, capture_output=True, text=True

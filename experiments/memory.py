@@ -25,7 +25,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import topologies
 
-from ebmjax import build, config, objectives, parallel, step
+from ebmjax import config, objectives, parallel, recipe, train_step
 from experiments.ng_ebm_cost import convolution_flops
 
 DEVICES = 8
@@ -90,8 +90,8 @@ def arguments(plan: Plan):
     x = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
     key = jax.eval_shape(jax.random.key, 0)
     init = functools.partial(
-        step.init_state,
-        settings=build.settings(c, plan.num_classes),
+        train_step.init_state,
+        settings=recipe.settings(c, plan.num_classes),
         num_chains=c.sgld.buffer_size // DEVICES,
     )
     count = c.batch_size // DEVICES
@@ -105,7 +105,7 @@ def arguments(plan: Plan):
 def kept(plan: Plan) -> int:
     """Bytes that wait for the backward pass."""
     c = plan.config
-    settings = build.settings(c, plan.num_classes)
+    settings = recipe.settings(c, plan.num_classes)
     state, *_, key = arguments(plan)
     count = c.batch_size // DEVICES // settings.parts
     image = jax.ShapeDtypeStruct((count, 32, 32, 3), jnp.float32)
@@ -123,18 +123,22 @@ def kept(plan: Plan) -> int:
     return num_bytes(left) - num_bytes(state.params)
 
 
-def train_step(plan: Plan, **kwargs):
-    settings = build.settings(plan.config, plan.num_classes)
-    return functools.partial(step.train_step, settings=settings, **kwargs)
+def step_of(plan: Plan, **kwargs):
+    settings = recipe.settings(plan.config, plan.num_classes)
+    return functools.partial(train_step.train_step, settings=settings, **kwargs)
 
 
 def layout(plan: Plan, state):
-    return step.fully_sharded(state) if plan.config.parallel.fsdp else step.AXES
+    return (
+        train_step.fully_sharded(state)
+        if plan.config.parallel.fsdp
+        else train_step.AXES
+    )
 
 
 def row(plan: Plan) -> list[str]:
     state, *rest = arguments(plan)
-    flops = convolution_flops(jax.make_jaxpr(train_step(plan))(state, *rest).jaxpr)
+    flops = convolution_flops(jax.make_jaxpr(step_of(plan))(state, *rest).jaxpr)
     resident = plan.num_images * 32 * 32 * 3
     if resident > plan.config.data.resident_mib * 2**20:
         resident = 0  # it stays on the host
@@ -157,7 +161,7 @@ def compiled(plan: Plan, topology: str) -> jax.stages.Compiled:
         axes = layout(plan, state)
         state = state.replace(chains=of_all(state.chains))
         program = parallel.spmd(
-            train_step(plan, axes=axes),
+            step_of(plan, axes=axes),
             in_axes=(axes, None, 0, None),
             out_axes=(axes, None),
             donate=(0,),

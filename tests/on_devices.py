@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import tiny
 
-from ebmjax import parallel, step
+from ebmjax import parallel, train_step
 
 BATCH = 16
 RATE = 0.1
@@ -25,16 +25,16 @@ WEIGHTS = {
 
 def settings(weights):
     return tiny.settings(
-        inputs=step.Inputs(pad=1, flip=True, noise_std=0.1),
+        inputs=train_step.Inputs(pad=1, flip=True, noise_std=0.1),
         **weights,
     )._replace(optimizer=optax.sgd(RATE))
 
 
 def program(settings, method="shard_map"):
     return parallel.spmd(
-        functools.partial(step.train_step, settings=settings),
-        in_axes=(step.AXES, None, 0, None),
-        out_axes=(step.AXES, None),
+        functools.partial(train_step.train_step, settings=settings),
+        in_axes=(train_step.AXES, None, 0, None),
+        out_axes=(train_step.AXES, None),
         method=method,
     )
 
@@ -42,13 +42,13 @@ def program(settings, method="shard_map"):
 def arguments(settings):
     """Of `program`: state, data, batch, key."""
     x = tiny.batch(BATCH)["image"]
-    state = step.init_state(jax.random.key(1), x, settings, num_chains=64)
+    state = train_step.init_state(jax.random.key(1), x, settings, num_chains=64)
     if state.chains is not None:
         state = state.replace(chains=parallel.split(state.chains))
     batch = {"image": tiny.images(BATCH, 3), "label": tiny.labels(BATCH, 3)}
     batch = parallel.place(parallel.split(batch), 0)
     return (
-        parallel.place(state, step.AXES),
+        parallel.place(state, train_step.AXES),
         None,
         batch,
         parallel.place(jax.random.key(7)),

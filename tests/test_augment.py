@@ -13,13 +13,13 @@ def keys(num, seed=0):
 
 
 def test_to_unit_maps_the_256_values_onto_minus_one_to_one():
-    x = np.asarray(augment.to_unit(jnp.arange(256, dtype=jnp.uint8)))
+    x = np.asarray(augment.to_float(jnp.arange(256, dtype=jnp.uint8)))
     assert x.dtype == np.float32
     np.testing.assert_allclose(x, np.linspace(-1, 1, 256), atol=1e-7)
 
 
 def test_to_uint8_undoes_to_unit_and_clips():
-    np.testing.assert_array_equal(augment.to_uint8(augment.to_unit(IMAGE)), IMAGE)
+    np.testing.assert_array_equal(augment.to_uint8(augment.to_float(IMAGE)), IMAGE)
     beyond = augment.to_uint8(jnp.array([-7.0, 1.01, 20.0]))
     np.testing.assert_array_equal(beyond, [0, 255, 255])
 
@@ -75,7 +75,7 @@ def test_nothing_asked_for_is_the_identity():
     "change",
     [
         lambda k, x: augment.crop_and_flip(k, x, pad=4, flip=True),
-        lambda k, x: augment.add_noise(k, augment.to_unit(x), 0.3),
+        lambda k, x: augment.add_noise(k, augment.to_float(x), 0.3),
     ],
 )
 def test_an_image_does_not_depend_on_its_neighbours(change):

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from ebmjax import build, config, data, log, runs, train
+from ebmjax import config, data, recipe, runs, train, writers
 from ebmjax.eval import run as evaluation
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -58,12 +58,12 @@ def test_it_loads_and_its_values_can_work(name, variant):
 @pytest.mark.parametrize("name", NAMES)
 def test_its_smoke_variant_trains_goes_on_and_is_evaluated(name, tmp_path, monkeypatch):
     _, c = get_config(name, "smoke")
-    monkeypatch.setattr(build, "splits", lambda c: made_up(c.data.name))
+    monkeypatch.setattr(recipe, "splits", lambda c: made_up(c.data.name))
     c.num_steps = 2
     train.fit(c, str(tmp_path))
     c.num_steps = 4
     train.fit(c, str(tmp_path))
-    lines = list(log.read(tmp_path / log.METRICS))
+    lines = list(writers.read(tmp_path / writers.METRICS))
     assert [x["step"] for x in lines if x["split"] == "train"] == [2, 4]
     assert all(np.isfinite(x["loss"]) for x in lines if x["split"] == "train")
     evaluation.evaluate(runs.load(tmp_path), parts=c.eval.parts)

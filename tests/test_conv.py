@@ -8,8 +8,8 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from ebmjax import conv as conv_module
-from ebmjax.conv import conv
+from ebmjax.kernels import conv as conv_module
+from ebmjax.kernels.conv import conv
 
 # image, kernel, stride, padding
 GEOMETRIES = [

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 from tiny_tfds import assert_same, pictures, png
 
-from ebmjax import data, images
+from ebmjax import data
+from ebmjax.data import images
 
 
 def test_digits_are_there_without_preparation():

@@ -13,31 +13,31 @@ import programs
 import pytest
 from test_train import numbers_of, state_of
 
-from ebmjax import files, train
+from ebmjax import rundir, train
 
 
 def test_a_local_path_becomes_absolute():
-    assert files.folder("runs/jem") == pathlib.Path.cwd() / "runs" / "jem"
+    assert rundir.folder("runs/jem") == pathlib.Path.cwd() / "runs" / "jem"
 
 
 @pytest.mark.parametrize("workdir", ["s3://bucket/run", "az://bucket/run"])
 def test_buckets_that_cannot_hold_a_run_are_refused(workdir):
     with pytest.raises(ValueError, match=f"{workdir}: a run is kept in a local path"):
-        files.folder(workdir)
+        rundir.folder(workdir)
 
 
 def test_a_missing_gcsfs_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ValueError, match="pip install 'ebmjax\\[gcs\\]'"):
-        files.folder("gs://bucket/run")
+        rundir.folder("gs://bucket/run")
 
 
 def test_a_file_is_written_whole_and_grows(tmp_path):
-    path = files.folder(tmp_path) / "log"
-    files.write(path, "one\n")
-    files.append(path, "two\n")
+    path = rundir.folder(tmp_path) / "log"
+    rundir.write(path, "one\n")
+    rundir.append(path, "two\n")
     assert path.read_text() == "one\ntwo\n"
-    files.write(path, b"three\n")
+    rundir.write(path, b"three\n")
     assert path.read_text() == "three\n" and os.listdir(tmp_path) == ["log"]
 
 

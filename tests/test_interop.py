@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from ebmjax import (
-    config,
-    interop,
-    runs,
-    state_dict,
-    train,
-)
+from ebmjax import config, interop, runs, train
+from ebmjax.interop import state_dict
 
 torch = pytest.importorskip("torch")
 import torch_reference as reference  # noqa: E402

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api import models
 
-from ebmjax import cli, parallel
+from ebmjax import cli, processes
 
 FOLDER = programs.ROOT / "experiments" / "launch"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
@@ -164,11 +164,11 @@ def test_kubernetes_tells_each_pod_who_it_is():
     assert spec["template"]["spec"]["subdomain"] == name
     (container,) = spec["template"]["spec"]["containers"]
     env = {x["name"]: x.get("value") for x in container["env"]}
-    told = {"JAX_COORDINATOR_ADDRESS", parallel.NUM_PROCESSES, parallel.PROCESS_ID}
+    told = {"JAX_COORDINATOR_ADDRESS", processes.NUM_PROCESSES, processes.PROCESS_ID}
     assert set(env) == told
     first = f"{job['metadata']['name']}-0.{name}:"
     assert env["JAX_COORDINATOR_ADDRESS"].startswith(first)
-    assert int(env[parallel.NUM_PROCESSES]) == spec["completions"]
+    assert int(env[processes.NUM_PROCESSES]) == spec["completions"]
     assert spec["parallelism"] == spec["completions"]
     ignored = spec["podFailurePolicy"]["rules"][0]["onExitCodes"]
     assert ignored["values"] == [cli.exit_code(signal.SIGTERM)]

@@ -7,7 +7,12 @@ import pytest
 from scipy.stats import norm
 from sklearn import metrics
 
+from ebmjax import sgld
 from ebmjax.eval import ood
+
+
+def langevin(step_size, noise_std):
+    return functools.partial(sgld.sgld, step_size=step_size, noise_std=noise_std)
 
 
 def gaussians(size=200_000, std_out=1.0):
@@ -185,7 +190,11 @@ def test_refinement_scores_of_a_quadratic_energy():
     a, k = 0.3, 3
     x = jnp.array([[1.0], [-2.0]])
     scores = ood.refinement_scores(
-        jax.random.key(0), lambda x: -a / 2 * x**2, x, num_steps=k, noise_std=0.0
+        jax.random.key(0),
+        lambda x: -a / 2 * x**2,
+        x,
+        num_steps=k,
+        sampler=langevin(1.0, 0.0),
     )
     x, shrink = np.array([1.0, 2.0]), (1 - a) ** k
     np.testing.assert_allclose(
@@ -208,7 +217,11 @@ def test_larger_means_more_like_the_data():
     @jax.jit
     def all_scores(x):
         refined = ood.refinement_scores(
-            jax.random.key(0), logits_fn, x, num_steps=5, step_size=0.05
+            jax.random.key(0),
+            logits_fn,
+            x,
+            num_steps=5,
+            sampler=langevin(0.05, 0.01),
         )
         plain = {name: score(logits_fn, x) for name, score in ood.SCORES.items()}
         return {**plain, **{f"refined {k}": v for k, v in refined._asdict().items()}}

@@ -15,7 +15,7 @@ import programs
 import pytest
 import tiny
 
-from ebmjax import config, models, optim, parallel, step
+from ebmjax import config, models, optim, parallel, train_step
 
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
@@ -95,14 +95,14 @@ def test_a_spread_state_takes_the_steps_of_a_whole_one(parts):
 
 def three_steps(settings, spread):
     state, *rest = on_devices.arguments(settings)
-    axes = step.fully_sharded(state) if spread else step.AXES
+    axes = train_step.fully_sharded(state) if spread else train_step.AXES
     state = parallel.place(jax.device_get(state), axes)
     chex.clear_trace_counter()
 
     @chex.assert_max_traces(n=1)
     def counted(*args, axis_name):
         kwargs = dict(settings=settings, axes=axes, axis_name=axis_name)
-        return step.train_step(*args, **kwargs)
+        return train_step.train_step(*args, **kwargs)
 
     run = parallel.spmd(
         counted,
@@ -124,9 +124,9 @@ def test_a_spread_gradient_is_summed_where_it_is_kept():
     settings = on_devices.settings(dict(cross_entropy=1.0))
     settings = settings._replace(network=models.network(models.MLP(4, (1024,))))
     state, *rest = on_devices.arguments(settings)
-    axes = step.fully_sharded(state)
+    axes = train_step.fully_sharded(state)
     run = parallel.spmd(
-        functools.partial(step.train_step, settings=settings, axes=axes),
+        functools.partial(train_step.train_step, settings=settings, axes=axes),
         in_axes=(axes, None, 0, None),
         out_axes=(axes, None),
     )

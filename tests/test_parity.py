@@ -7,16 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebmjax import (
-    energy,
-    models,
-    objectives,
-    optim,
-    replay,
-    sgld,
-    state_dict,
-)
-from ebmjax import step as steps
+from ebmjax import energy, models, objectives, optim, replay, sgld
+from ebmjax import train_step as steps
+from ebmjax.interop import state_dict
 
 torch = pytest.importorskip("torch")
 import torch_reference as reference  # noqa: E402

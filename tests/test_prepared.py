@@ -17,7 +17,7 @@ from tiny_tfds import (
 )
 
 from ebmjax import data
-from ebmjax import prepared as prepared_data
+from ebmjax.data import tfds as prepared_data
 
 
 @pytest.fixture(scope="module")

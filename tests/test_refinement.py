@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ebmjax import sgld
 from ebmjax.eval import refinement
 
 CURVATURE = 0.3
+
+
+def langevin(step_size, noise_std):
+    return functools.partial(sgld.sgld, step_size=step_size, noise_std=noise_std)
 
 
 def quadratic(x):
@@ -25,7 +30,11 @@ def network(x, hidden=8):
 def test_a_chain_without_noise_on_a_quadratic_energy_shrinks_by_a_known_factor():
     x = jnp.array([[1.0, -2.0], [0.5, 4.0]])
     found = refinement.refine(
-        jax.random.key(0), quadratic, x, num_steps=3, step_size=0.5, noise_std=0.0
+        jax.random.key(0),
+        quadratic,
+        x,
+        num_steps=3,
+        sampler=langevin(0.5, 0.0),
     )
     np.testing.assert_allclose(found, x * (1 - 0.5 * CURVATURE) ** 3, rtol=1e-6)
 
@@ -40,8 +49,7 @@ def test_the_two_gradients_of_that_chain(gradient, slope):
         jax.random.key(0),
         quadratic,
         num_steps=3,
-        step_size=0.5,
-        noise_std=0.1,
+        sampler=langevin(0.5, 0.1),
         gradient=gradient,
     )
     x = jnp.array([[1.0, -2.0]])
@@ -61,9 +69,7 @@ def test_the_gradient_does_not_change_the_value():
 
 def test_the_true_gradient_is_the_one_of_finite_differences():
     with jax.enable_x64(True):
-        classifier = refinement.refined_classifier(
-            network, num_steps=3, num_copies=2, step_size=1.0
-        )
+        classifier = refinement.refined_classifier(network, num_steps=3, num_copies=2)
 
         @jax.jit
         def loss(x):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import ebmjax
-from ebmjax import augment, config, infer, pictures, runs, train
+from ebmjax import augment, batching, config, pictures, runs, train
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_it_answers_in_the_terms_of_its_logits(run):
     logits = run.logits(x)
     assert logits.shape == (33, 10) and isinstance(logits, np.ndarray)
     network, variables = run.model.network, run.model.variables
-    direct = network.apply(*variables, augment.to_unit(x))
+    direct = network.apply(*variables, augment.to_float(x))
     np.testing.assert_allclose(logits, direct, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(run.predict_proba(x), jax.nn.softmax(direct), atol=1e-5)
     log_p = jax.nn.logsumexp(direct, axis=-1)
@@ -56,7 +56,7 @@ def test_it_answers_in_the_terms_of_its_logits(run):
 
 def test_uint8_and_floats_are_the_same_images(run):
     x = run.splits().test.image[:5]
-    floats = np.asarray(augment.to_unit(x))
+    floats = np.asarray(augment.to_float(x))
     np.testing.assert_allclose(run.logits(x), run.logits(floats), atol=1e-6)
 
 
@@ -121,7 +121,9 @@ def test_map_counts_every_example_once_and_in_order(run):
 
 def test_over_batches_refuses_arrays_of_different_length():
     with pytest.raises(ValueError, match=r"equally long and not empty, not \[3, 4\]"):
-        infer.over_batches(None, None, np.zeros((3, 1)), np.zeros((4, 1)), batch_size=2)
+        batching.over_batches(
+            None, None, np.zeros((3, 1)), np.zeros((4, 1)), batch_size=2
+        )
 
 
 @pytest.mark.parametrize(

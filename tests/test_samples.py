@@ -1,9 +1,15 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ebmjax import sgld
 from ebmjax.eval import samples
+
+
+def langevin(step_size, noise_std):
+    return functools.partial(sgld.sgld, step_size=step_size, noise_std=noise_std)
 
 
 def energy(x):
@@ -13,7 +19,11 @@ def energy(x):
 def test_chains_without_noise_shrink_and_their_energy_with_them():
     start = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
     found = samples.chains(
-        jax.random.key(1), energy, start, num_steps=5, step_size=0.5, noise_std=0.0
+        jax.random.key(1),
+        energy,
+        start,
+        num_steps=5,
+        sampler=langevin(0.5, 0.0),
     )
     np.testing.assert_allclose(found.x, start / 2**5, rtol=1e-5)
     factors = 4.0 ** -np.arange(6)
@@ -27,7 +37,11 @@ def test_chains_are_those_of_sgld():
     sampler = sgld.sgld(energy, step_size=0.1, noise_std=0.2)
     state, _ = sgld.run(jax.random.key(1), sampler, sampler.init(start), 4)
     found = samples.chains(
-        jax.random.key(1), energy, start, num_steps=4, step_size=0.1, noise_std=0.2
+        jax.random.key(1),
+        energy,
+        start,
+        num_steps=4,
+        sampler=langevin(0.1, 0.2),
     )
     np.testing.assert_allclose(found.x, state.position, rtol=1e-6)
 

@@ -8,10 +8,10 @@ import optax
 import pytest
 import tiny
 
-from ebmjax import objectives, parallel, step
+from ebmjax import objectives, parallel, train_step
 
 KEY = jax.random.key(7)
-AUGMENTED = step.Inputs(pad=1, flip=True, noise_std=0.1)
+AUGMENTED = train_step.Inputs(pad=1, flip=True, noise_std=0.1)
 DETERMINISTIC = [
     dict(cross_entropy=1.0),
     dict(cross_entropy=1.0, energy_variance=1.0, approximate_mass=0.5),
@@ -22,7 +22,7 @@ JEM = dict(cross_entropy=1.0, p_x=1.0)
 def start(settings, num_devices):
     """A state for so many devices, and two steps' batches as [D, B/D, ...]."""
     x = tiny.batch(8)["image"]
-    state = step.init_state(jax.random.key(1), x, settings, num_chains=24)
+    state = train_step.init_state(jax.random.key(1), x, settings, num_chains=24)
     if state.chains is not None:
         chains = jax.tree.map(
             lambda b: b.reshape(num_devices, -1, *b.shape[1:]), state.chains
@@ -42,17 +42,17 @@ def on_devices(settings, method="shard_map", max_traces=1):
 
     @chex.assert_max_traces(n=max_traces)
     def counted(*args, axis_name):
-        return step.train_step(*args, settings=settings, axis_name=axis_name)
+        return train_step.train_step(*args, settings=settings, axis_name=axis_name)
 
     program = parallel.spmd(
         counted,
-        in_axes=(step.AXES, None, 0, None),
-        out_axes=(step.AXES, None),
+        in_axes=(train_step.AXES, None, 0, None),
+        out_axes=(train_step.AXES, None),
         method=method,
         donate=(0,),
     )
     state, batches = start(settings, jax.device_count())
-    state = parallel.place(state, step.AXES)
+    state = parallel.place(state, train_step.AXES)
     for batch in batches:
         state, metrics = program(
             state, None, parallel.place(batch, 0), parallel.place(KEY)
@@ -63,8 +63,10 @@ def on_devices(settings, method="shard_map", max_traces=1):
 def on_one(settings, num_devices):
     """The same on one device, which plays `num_devices` of them by vmap."""
     state, batches = start(settings, num_devices)
-    fn = functools.partial(step.train_step, settings=settings, axis_name="i")
-    fn = jax.vmap(fn, (step.AXES, None, 0, None), (step.AXES, None), axis_name="i")
+    fn = functools.partial(train_step.train_step, settings=settings, axis_name="i")
+    fn = jax.vmap(
+        fn, (train_step.AXES, None, 0, None), (train_step.AXES, None), axis_name="i"
+    )
     for batch in batches:
         state, metrics = jax.jit(fn)(state, None, batch, KEY)
     return state, metrics
@@ -102,20 +104,21 @@ def test_four_devices_share_their_batch_statistics():
     )
     state, batches = start(tiny.settings(network, cross_entropy=1.0), 1)
     single = functools.partial(
-        step.train_step, settings=tiny.settings(network, cross_entropy=1.0)
+        train_step.train_step, settings=tiny.settings(network, cross_entropy=1.0)
     )
     flat = jax.tree.map(lambda x: x[0], batches[0])
     one, _ = jax.jit(single)(state, None, flat, KEY)
     program = parallel.spmd(
         functools.partial(
-            step.train_step, settings=tiny.settings(over_devices, cross_entropy=1.0)
+            train_step.train_step,
+            settings=tiny.settings(over_devices, cross_entropy=1.0),
         ),
-        in_axes=(step.AXES, None, 0, None),
-        out_axes=(step.AXES, None),
+        in_axes=(train_step.AXES, None, 0, None),
+        out_axes=(train_step.AXES, None),
     )
     batch = parallel.place(parallel.split(flat), 0)
     four, _ = program(
-        parallel.place(state, step.AXES), None, batch, parallel.place(KEY)
+        parallel.place(state, train_step.AXES), None, batch, parallel.place(KEY)
     )
     chex.assert_trees_all_close(one.stats, four.stats, rtol=1e-4, atol=1e-6)
 
@@ -131,7 +134,7 @@ def test_indices_into_resident_data_are_the_same_as_images():
     state, _ = start(settings, 1)
     data = {"image": tiny.images(20), "label": tiny.labels(20)}
     index = np.array([3, 19, 0, 7])
-    run = jax.jit(functools.partial(step.train_step, settings=settings))
+    run = jax.jit(functools.partial(train_step.train_step, settings=settings))
     by_index, _ = run(state, data, {"index": index}, KEY)
     by_image, _ = run(state, None, {k: v[index] for k, v in data.items()}, KEY)
     chex.assert_trees_all_equal(by_index.params, by_image.params)
@@ -141,7 +144,7 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss():
     settings = tiny.settings(cross_entropy=1.0)
     state, _ = start(settings, 1)
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
-    found, metrics = step.train_step(state, None, batch, KEY, settings=settings)
+    found, metrics = train_step.train_step(state, None, batch, KEY, settings=settings)
 
     def loss(params):
         logits = settings.network.apply(params, {}, tiny.batch(8)["image"])
@@ -164,12 +167,12 @@ def test_a_recovered_run_has_another_stream_and_smaller_updates():
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
     recovered = state.replace(recoveries=jnp.int32(2))
     change = lambda new: jax.tree.map(jnp.subtract, new.params, state.params)  # noqa: E731
-    once, _ = step.train_step(state, None, batch, KEY, settings=settings)
-    again, _ = step.train_step(recovered, None, batch, KEY, settings=settings)
+    once, _ = train_step.train_step(state, None, batch, KEY, settings=settings)
+    again, _ = train_step.train_step(recovered, None, batch, KEY, settings=settings)
     expected = jax.tree.map(lambda d: d / 16, change(once))
     chex.assert_trees_all_close(change(again), expected, rtol=1e-3, atol=1e-7)
-    _, first = step.train_step(state, None, batch, KEY, settings=noisy)
-    _, other = step.train_step(recovered, None, batch, KEY, settings=noisy)
+    _, first = train_step.train_step(state, None, batch, KEY, settings=noisy)
+    _, other = train_step.train_step(recovered, None, batch, KEY, settings=noisy)
     assert first["loss"] != other["loss"]
 
 
@@ -177,7 +180,7 @@ def test_ema_is_the_running_mean_of_the_parameters():
     settings = tiny.settings(cross_entropy=1.0)._replace(ema_decay=0.75)
     state, _ = start(settings, 1)
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
-    after, _ = step.train_step(state, None, batch, KEY, settings=settings)
+    after, _ = train_step.train_step(state, None, batch, KEY, settings=settings)
     expected = jax.tree.map(
         lambda old, new: 0.75 * old + 0.25 * new, state.params, after.params
     )
@@ -191,7 +194,7 @@ def test_a_labelled_stream_feeds_cross_entropy_alone():
     state, _ = start(settings, 1)
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
     labelled = {"image": tiny.images(8, 9), "label": tiny.labels(8, 9)}
-    run = functools.partial(step.train_step, settings=settings)
+    run = functools.partial(train_step.train_step, settings=settings)
     _, plain = run(state, None, batch, KEY)
     _, both = run(state, None, batch | {"labelled": labelled}, KEY)
     assert both["energy_variance"] == plain["energy_variance"]
@@ -209,7 +212,7 @@ def test_a_long_gradient_is_cut_to_the_norm_that_is_allowed():
         state, (batch, _) = start(settings, 1)
         flat = jax.tree.map(lambda x: x[0], batch)
         clipped = settings._replace(clip_norm=clip_norm)
-        new, metrics = step.train_step(state, None, flat, KEY, settings=clipped)
+        new, metrics = train_step.train_step(state, None, flat, KEY, settings=clipped)
         moved = jax.tree.map(jnp.subtract, new.params, state.params)
         return float(optax.tree.norm(moved)), float(metrics["grad_norm"])
 

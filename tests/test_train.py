@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ebmjax import build, checkpoint, config, log, parallel, runs, train
+from ebmjax import checkpoint, config, parallel, recipe, runs, train, writers
 
 OBJECTIVES = {
     "classifier": {},
@@ -69,7 +69,7 @@ def state_of(workdir):
 
 def numbers_of(workdir):
     """metrics.jsonl without what depends on the clock."""
-    lines = list(log.read(pathlib.Path(workdir) / log.METRICS))
+    lines = list(writers.read(pathlib.Path(workdir) / writers.METRICS))
     return [{k: v for k, v in x.items() if k != "images_per_s"} for x in lines]
 
 
@@ -117,14 +117,14 @@ def test_a_spread_run_goes_on_whole(tmp_path, monkeypatch):
 def test_a_run_that_is_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     c = small(objective__p_x=1.0)
     train.fit(c, str(tmp_path / "whole"))
-    write = log.Writer.write
+    write = writers.Writer.write
 
     def be_killed(writer, step, split, metrics):
         write(writer, step, split, metrics)
         if step == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(log.Writer, "write", be_killed)
+    monkeypatch.setattr(writers.Writer, "write", be_killed)
     with pytest.raises(KeyboardInterrupt):
         train.fit(c, str(tmp_path / "killed"))
     monkeypatch.undo()
@@ -140,8 +140,8 @@ def test_what_is_saved_is_what_was_when_it_was_saved(tmp_path):
     """The host's part is written later, while the meter already goes on."""
     sums = {"loss": 1.0}
     c = small()
-    splits = build.splits(c)
-    settings = build.settings(c, len(splits.class_names))
+    splits = recipe.splits(c)
+    settings = recipe.settings(c, len(splits.class_names))
     state = train.fresh_state(c, settings, splits.train.image[: c.batch_size])
     with checkpoint.manager(str(tmp_path)) as checkpoints:
         checkpoint.save(checkpoints, 1, state, {"sums": sums})
@@ -228,13 +228,13 @@ def test_a_run_of_bad_chains_goes_back_and_trains_on(tmp_path, monkeypatch):
     check = train.check_metrics
 
     def spoilt(at, metrics, max_loss):
-        if at == 7 and not log.events(tmp_path):
+        if at == 7 and not writers.events(tmp_path):
             metrics = metrics | {"energy_model": float("nan")}
         check(at, metrics, max_loss)
 
     monkeypatch.setattr(train, "check_metrics", spoilt)
     train.fit(c, str(tmp_path))
-    (event,) = log.events(tmp_path)
+    (event,) = writers.events(tmp_path)
     assert (event["step"], event["diverged_at"]) == (4, 7)
     assert (event["term"], event["value"]) == ("energy_model", "nan")
     assert [x["step"] for x in numbers_of(tmp_path) if x["split"] == "train"] == [
@@ -268,8 +268,10 @@ def test_a_start_that_failed_does_not_keep_its_directory(tmp_path):
 
 def test_what_the_screen_shows_is_measured(tmp_path):
     train.fit(small(**OBJECTIVES["everything"], num_steps=3), str(tmp_path))
-    (line,) = (x for x in log.read(tmp_path / log.METRICS) if x["split"] == "train")
-    assert set(log.SHOWN) <= line.keys()
+    (line,) = (
+        x for x in writers.read(tmp_path / writers.METRICS) if x["split"] == "train"
+    )
+    assert set(writers.SHOWN) <= line.keys()
     gap = line["energy_data"] - line["energy_model"]
     np.testing.assert_allclose(line["energy_gap"], gap, atol=1e-5)
 
@@ -324,7 +326,7 @@ def test_a_log_cut_off_in_the_middle_of_a_line_is_mended(tmp_path):
     c = small()
     train.fit(c, str(tmp_path / "a"))
     train.fit(c, str(tmp_path / "b"))
-    path = tmp_path / "b" / log.METRICS
+    path = tmp_path / "b" / writers.METRICS
     path.write_text(path.read_text() + '{"step": 9, "spl')
     train.fit(c, str(tmp_path / "b"))
     assert path.read_text().endswith("}\n")

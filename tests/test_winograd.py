@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ebmjax import winograd
+from ebmjax.kernels import winograd
 
 
 @jax.jit

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ebmjax import models, objectives, step
+from ebmjax import models, objectives, train_step
 
 NUM_CLASSES = 3
 SHAPE = (4, 4, 1)
@@ -33,11 +33,11 @@ def batch(num, seed=0):
 
 
 def settings(network=None, *, sampling=None, inputs=None, **weights):
-    return step.Settings(
+    return train_step.Settings(
         network=network or mlp(),
         optimizer=optax.adam(1e-2),
         weights=objectives.Weights(**weights),
         num_classes=NUM_CLASSES,
         sampling=sampling or objectives.Sampling(num_steps=3),
-        inputs=inputs or step.Inputs(),
+        inputs=inputs or train_step.Inputs(),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from ebmjax import prepared
+from ebmjax.data.tfds import _array_record
 
 NAMES = ("cat", "dog", "eel")
 NUM = {"train": 40, "test": 12}
@@ -66,7 +66,7 @@ def as_tfrecord(folder):
         take = NUM[file.name.split("-")[1].split(".")[0]]
         shard = tfds.core.utils.shard_utils.FileInstruction(str(file), 0, take, take)
         with open(str(file).replace("array_record", "tfrecord"), "wb") as out:
-            for record in prepared._array_record(shard):
+            for record in _array_record(shard):
                 out.write(struct.pack("<QI", len(record), 0) + record + b"\0\0\0\0")
         file.unlink()
     edit_info(folder, fileFormat="tfrecord")

@@ -59,17 +59,17 @@ def main(argv):
     config.check(c)
     cli.start(c.parallel)
 
-    from ebmjax import parallel
+    from ebmjax import processes
     from ebmjax.eval import run as evaluation
 
-    parallel.let_sigterm_end()
+    processes.restore_sigterm()
 
     results = evaluation.evaluate(
         runs.at(_WORKDIR.value, c),
         parts=_PARTS.value or tuple(evaluation.PARTS),
         progress=sys.stderr.isatty(),
     )
-    if parallel.index() == 0:
+    if processes.index() == 0:
         print(evaluation.table(results))
         print(f"all of it is in {_WORKDIR.value}")
     sys.exit(1 if evaluation.failed(results) else 0)

@@ -5,7 +5,7 @@ import os.path
 import statistics
 from typing import Any, NamedTuple
 
-from ebmjax import config, files, runs
+from ebmjax import config, rundir, runs
 from ebmjax.eval import charts, page, summary
 from ebmjax.eval.page import Row, Section, Table, drawn
 from ebmjax.eval.run import FILE, FOLDER, REPORT, read
@@ -34,10 +34,10 @@ def write(workdirs: list[str], out: str) -> str:
         raise ValueError("--compare needs two runs or more: --compare RUN RUN ...")
     groups = grouped(workdirs)
     numbers = compared(groups)
-    folder = files.folder(out)
+    folder = rundir.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / COMPARISON, json.dumps(numbers, indent=1) + "\n")
-    files.write(folder / REPORT, render(groups, numbers))
+    rundir.write(folder / COMPARISON, json.dumps(numbers, indent=1) + "\n")
+    rundir.write(folder / REPORT, render(groups, numbers))
     return table(numbers)
 
 
@@ -260,7 +260,7 @@ def _pictures(groups):
             found = summary.whole(group.results[0], part)
             here = [name for name in names if found and name in found["files"]]
             if here:
-                folder = files.folder(group.workdirs[0]) / FOLDER
+                folder = rundir.folder(group.workdirs[0]) / FOLDER
                 panels.append(page.shown(folder, here[0], group.name))
         if panels:
             sections.append(Section(title, text, panels))

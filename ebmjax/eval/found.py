@@ -30,7 +30,7 @@ def key(run, purpose: str) -> jax.Array:
 
 def floats(image: np.ndarray) -> np.ndarray:
     """uint8 -> float32 in [-1, 1], on the host."""
-    return np.asarray(augment.to_unit(image))
+    return np.asarray(augment.to_float(image))
 
 
 def bytes_of(x) -> np.ndarray:

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from ebmjax import infer, parallel, runs
+from ebmjax import processes, runs
 from ebmjax.eval import calibration, frechet, ood, samples
 from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, key, npz, picture
 
@@ -60,7 +60,7 @@ def sampled(run: runs.Run, watch: Watch) -> Found:
 
 def _chains(run, num, progress, labels=None):
     """Where `num` chains start, U(-1, 1), and the chains: on p(x), or p(x | y)."""
-    c, sgld = run.config.eval.samples, run.config.sgld
+    c = run.config.eval.samples
     name = "chains" if labels is None else "class chains"
     shape = (num, *run.image_shape)
     start = np.asarray(ood.uniform_noise(key(run, f"start of {name}"), shape))
@@ -71,8 +71,7 @@ def _chains(run, num, progress, labels=None):
             functools.partial(model.energy, labels=labels),
             start,
             num_steps=c.num_steps,
-            step_size=sgld.step_size,
-            noise_std=sgld.noise_std,
+            sampler=run.sampler,
         )
 
     arrays = (start,) if labels is None else (start, labels)
@@ -113,7 +112,7 @@ def _extractor(run):
                 " their features to ebmjax.eval.frechet"
             ) from error
 
-    found = parallel.everywhere(load)
+    found = processes.on_every_process(load)
     if found.image_shape != run.image_shape:
         raise ValueError(
             f"config.eval.samples.extractor {path} takes images {found.image_shape},"
@@ -134,7 +133,9 @@ def _scores(run, extractor, drawn, watch):
     num = min(num, c.num_chains)
 
     def extract(model, key, image):
-        return model.features(infer.to_unit(image)), model.logits(infer.to_unit(image))
+        return model.features(model.to_float(image)), model.logits(
+            model.to_float(image)
+        )
 
     train = splits.train.image[: c.num_reference]
     images = np.concatenate([train, *(x[:num] for x in sets.values())])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import rankdata
 
-from ebmjax import energy
+from ebmjax import energy, sgld
 from ebmjax.eval import refinement
 
 LogitsFn = Callable[[jax.Array], jax.Array]  # x [B, ...] -> [B, K]
@@ -85,18 +85,10 @@ def refinement_scores(
     x: jax.Array,
     *,
     num_steps: int,
-    step_size: float = 1.0,
-    noise_std: float = 0.01,
+    sampler: sgld.SamplerFactory = sgld.JEM,
 ) -> RefinementScores:
     """`refine`, `refinegrad` and `refinel2` of JEM's code, from one chain."""
-    refined = refinement.refine(
-        key,
-        logits_fn,
-        x,
-        num_steps=num_steps,
-        step_size=step_size,
-        noise_std=noise_std,
-    )
+    refined = refinement.refine(key, logits_fn, x, num_steps=num_steps, sampler=sampler)
     moved = (refined - x).reshape(len(x), -1)
     return RefinementScores(
         log_density(logits_fn, x) - log_density(logits_fn, refined),

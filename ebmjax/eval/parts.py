@@ -9,7 +9,7 @@ import functools
 import jax
 import numpy as np
 
-from ebmjax import data, infer, parallel, runs
+from ebmjax import data, processes, runs
 from ebmjax.eval import calibration, ood
 from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, floats, key, npz, picture
 
@@ -24,7 +24,7 @@ def classification(run: runs.Run, watch: Watch) -> Found:
         progress = watch(f"test images with noise {c.noise_std:g}")
 
         def noised(model, key, image):
-            return model.logits(_noised(key, infer.to_unit(image), c.noise_std))
+            return model.logits(_noised(key, model.to_float(image), c.noise_std))
 
         logits = run.map(noised, test.image, key=key(run, "noise"), progress=progress)
         numbers["noised"] = {"noise_std": c.noise_std}
@@ -95,21 +95,23 @@ def out_of_distribution(run: runs.Run, watch: Watch) -> Found:
 
     A set that cannot be read is an error in its place; the others stay whole.
     """
-    c, sgld = run.config.eval.ood, run.config.sgld
+    c = run.config.eval.ood
     test = run.splits().test.image[: c.num_images]
     images, sets = {"test": test}, {}
     for name in c.sets:
         watch(f"reading {name}")
         try:
-            found = parallel.everywhere(functools.partial(_ood_images, run, name, test))
-            parallel.check_same(name, np.ascontiguousarray(found).data)
+            found = processes.on_every_process(
+                functools.partial(_ood_images, run, name, test)
+            )
+            processes.check_same(name, np.ascontiguousarray(found).data)
             images[name] = found
         except (OSError, ValueError) as error:
             sets[name] = {"error": str(error)}
 
     def scores_of(model, key, image):
         k_noise, k_chain = jax.random.split(key)
-        x = _noised(k_noise, infer.to_unit(image), c.noise_std)
+        x = _noised(k_noise, model.to_float(image), c.noise_std)
         scores = {name: score(model.logits, x) for name, score in ood.SCORES.items()}
         if c.refine_steps:
             refined = ood.refinement_scores(
@@ -117,8 +119,7 @@ def out_of_distribution(run: runs.Run, watch: Watch) -> Found:
                 model.logits,
                 x,
                 num_steps=c.refine_steps,
-                step_size=sgld.step_size,
-                noise_std=sgld.noise_std,
+                sampler=run.sampler,
             )
             scores |= {f"refined_{k}": v for k, v in refined._asdict().items()}
         return scores

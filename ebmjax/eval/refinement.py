@@ -21,11 +21,10 @@ def refine(
     x: jax.Array,
     *,
     num_steps: int,
-    step_size: float = 1.0,
-    noise_std: float = 0.01,
+    sampler: sgld.SamplerFactory = sgld.JEM,
     gradient: str = "true",
 ) -> jax.Array:
-    """x after `num_steps` SGLD steps on E(x), not clipped.  [B, ...] -> [B, ...].
+    """x after `num_steps` steps of `sampler` on E(x).  [B, ...] -> [B, ...].
 
     `gradient` says what d refine/dx is:
 
@@ -44,10 +43,10 @@ def refine(
     def energy_fn(x):
         return energy.from_logits(logits_fn(x))
 
-    sampler = sgld.sgld(energy_fn, step_size=step_size, noise_std=noise_std)
+    chain = sampler(energy_fn)
     # A scan needs no barrier against the compiler undoing the rematerialisation.
-    step = jax.checkpoint(sampler.step, prevent_cse=False)
-    state, _ = sgld.run(key, sampler._replace(step=step), sampler.init(x), num_steps)
+    step = jax.checkpoint(chain.step, prevent_cse=False)
+    state, _ = sgld.run(key, chain._replace(step=step), chain.init(x), num_steps)
     if gradient == "true":
         return state.position
     if gradient == "straight_through":
@@ -62,8 +61,7 @@ def refined_classifier(
     num_steps: int,
     num_copies: int = 5,
     input_noise_std: float = 0.03,
-    step_size: float = 1.0,
-    noise_std: float = 0.01,
+    sampler: sgld.SamplerFactory = sgld.JEM,
     gradient: str = "true",
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """(key, x [B, ...]) -> mean logits [B, K] of noised and refined copies of x.
@@ -83,8 +81,7 @@ def refined_classifier(
             logits_fn,
             copies,
             num_steps=num_steps,
-            step_size=step_size,
-            noise_std=noise_std,
+            sampler=sampler,
             gradient=gradient,
         )
         return logits_fn(refined).reshape(len(x), num_copies, -1).mean(axis=1)

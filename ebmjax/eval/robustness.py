@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebmjax import parallel, runs
+from ebmjax import processes, runs
 from ebmjax.eval import attacks, calibration, judge, ood, refinement
 from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, floats, key, npz, picture
 
@@ -19,7 +19,7 @@ def attacked(run: runs.Run, watch: Watch) -> Found:
     c, test = run.config.eval.attacks, run.splits().test
     if c.judge:
         # Missing ones are missed before anything that takes long.
-        parallel.everywhere(judge.modules)
+        processes.on_every_process(judge.modules)
     test = test.take(slice(c.num_images))
     x, labels = floats(test.image), test.label
     numbers = {
@@ -167,7 +167,7 @@ def _judged(run, x, labels, norm, rows):
 
 def _refined(run, x, labels, num_steps, watch):
     """JEM-k under attack, by the true gradient of its chain and straight through."""
-    c, sgld = run.config.eval.attacks, run.config.sgld
+    c = run.config.eval.attacks
     found = {"num_images": len(labels), "num_copies": c.refine_copies, "norms": {}}
     for norm in c.norms:
         # The official script has this noise under L-infinity attacks only.
@@ -184,8 +184,7 @@ def _refined(run, x, labels, num_steps, watch):
                     num_steps=num_steps,
                     num_copies=c.refine_copies,
                     input_noise_std=noise,
-                    step_size=sgld.step_size,
-                    noise_std=sgld.noise_std,
+                    sampler=run.sampler,
                     gradient=gradient,
                 )
                 k_attack, k_judge = jax.random.split(key)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ebmjax import build, config, files, parallel, runs
+from ebmjax import config, processes, recipe, rundir, runs
 from ebmjax.eval import charts, generation, parts, report, robustness
 from ebmjax.eval.summary import table
 
@@ -52,7 +52,7 @@ def evaluate(
             raise ValueError(f"no part {part!r}: there are {', '.join(PARTS)}")
     if not isinstance(run, runs.Run):
         run = runs.load(os.fspath(run))
-    if parallel.several():
+    if processes.several():
         _check_alike(run)
     results = read(run.workdir)
     results["run"] = describe(run)
@@ -65,7 +65,7 @@ def evaluate(
             except Exception as error:  # whatever it is, the other parts go on
                 logging.warning("evaluation: %s failed: %s", part, error)
                 logging.debug("", exc_info=True)
-                if not parallel.all_come():
+                if not processes.barrier():
                     raise  # the others wait for it: only its end can end them
                 numbers, made = {"error": f"{type(error).__name__}: {error}"}, {}
             results[part] = numbers | {
@@ -75,34 +75,34 @@ def evaluate(
                 "files": sorted(made),
             }
             results = json.loads(to_json(results))  # as whoever reads it finds it
-            parallel.all_agree(True)  # that the part is done
+            processes.all_agree(True)  # that the part is done
             if writes:
-                folder = files.folder(run.workdir) / FOLDER
+                folder = rundir.folder(run.workdir) / FOLDER
                 folder.mkdir(parents=True, exist_ok=True)
                 for name, content in made.items():
-                    files.write(folder / name, content)
-                files.write(files.folder(run.workdir) / FILE, to_json(results))
+                    rundir.write(folder / name, content)
+                rundir.write(rundir.folder(run.workdir) / FILE, to_json(results))
             bar.update()
     if writes:
         draw(run.workdir)
-    parallel.all_agree(True)  # that all is written
+    processes.all_agree(True)  # that all is written
     return results
 
 
 def _check_alike(run):
     """Raises ValueError unless all processes have this run, and its data."""
     c = run.config
-    parallel.check_same("the config", config.to_json(c).encode())
-    parallel.check_same("the checkpoint", str(run.step).encode())
-    build.read_by_all(run.splits)
+    processes.check_same("the config", config.to_json(c).encode())
+    processes.check_same("the checkpoint", str(run.step).encode())
+    recipe.read_by_all(run.splits)
 
 
 def draw(workdir: str) -> None:
     """Writes report.html, and its main charts as PNG, from what is in eval.json."""
-    results, folder = read(workdir), files.folder(workdir) / FOLDER
+    results, folder = read(workdir), rundir.folder(workdir) / FOLDER
     for name, figure in report.figures(results, folder).items():
-        files.write(folder / f"{name}.png", charts.png(figure))
-    files.write(files.folder(workdir) / REPORT, report.render(results, folder))
+        rundir.write(folder / f"{name}.png", charts.png(figure))
+    rundir.write(rundir.folder(workdir) / REPORT, report.render(results, folder))
 
 
 def _watch(bar, part):
@@ -124,7 +124,7 @@ def describe(run: runs.Run) -> dict:
     """What stands above every report of a run."""
     c = run.config
     return {
-        "name": files.folder(run.workdir).name,
+        "name": rundir.folder(run.workdir).name,
         "step": run.step,
         "recoveries": run.recoveries,
         "checkpoint": c.eval.checkpoint,
@@ -153,7 +153,7 @@ def failed(results: dict) -> list[str]:
 
 def read(workdir: str) -> dict[str, Any]:
     """eval.json, {} where there is none. Raises ValueError for one that is damaged."""
-    path = files.folder(workdir) / FILE
+    path = rundir.folder(workdir) / FILE
     if not path.exists():
         return {}
     try:

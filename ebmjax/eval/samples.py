@@ -24,12 +24,11 @@ def chains(
     start: jax.Array,
     *,
     num_steps: int,
-    step_size: float,
-    noise_std: float,
+    sampler: sgld.SamplerFactory = sgld.JEM,
 ) -> Chains:
-    """`num_steps` (S) SGLD steps from `start` [B, ...], with their energies."""
-    sampler = sgld.sgld(energy_fn, step_size=step_size, noise_std=noise_std)
-    state, info = sgld.run(key, sampler, sampler.init(start), num_steps)
+    """`num_steps` (S) steps of `sampler` from `start` [B, ...], with their energies."""
+    chain = sampler(energy_fn)
+    state, info = sgld.run(key, chain, chain.init(start), num_steps)
     last = energy_fn(state.position)[None]
     return Chains(state.position, jnp.concatenate([info.energy, last]).T)
 

@@ -5,15 +5,13 @@ array_record or TFRecord, is read without TensorFlow. Nothing is downloaded but 
 `python -m ebmjax.data NAME`. "digits" comes with scikit-learn: it is always there.
 """
 
-import argparse
 import pathlib
-import sys
 from typing import NamedTuple
 
 import numpy as np
 
-from ebmjax import prepared
-from ebmjax.images import Dataset, checked_size, read_folder, read_npz, resize
+from ebmjax.data import tfds
+from ebmjax.data.images import Dataset, checked_size, read_folder, read_npz, resize
 
 _PARTS = ("train", "test")
 
@@ -53,7 +51,7 @@ def class_names(name, *, data_dir=None) -> tuple[str, ...]:
     """The names of the classes of what `load` takes, whose errors it shares."""
     if name == "digits":
         return tuple("0123456789")
-    label = dict(prepared.find(name, data_dir).info.features).get("label")
+    label = dict(tfds.find(name, data_dir).info.features).get("label")
     names = tuple(getattr(label, "names", ()))
     if not names:
         raise ValueError(f"{name} has no class labels, 'label': {label}")
@@ -82,7 +80,7 @@ def load_split(
     elif name == "digits":
         dataset = _digits(split)
     else:
-        return prepared.read(prepared.find(name, data_dir), split, size, channels)
+        return tfds.read(tfds.find(name, data_dir), split, size, channels)
     _, height, width, depth = dataset.image.shape
     image = resize(dataset.image, size or (height, width), channels or depth)
     return dataset._replace(image=image)
@@ -117,20 +115,3 @@ def _digits(split) -> Dataset:
     image = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     in_test = np.isin(np.arange(len(y)), labelled_indices(y, 36, 10, seed=0))
     return Dataset(image, y.astype(np.int32)).take(in_test == (split == "test"))
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        "python -m ebmjax.data", description=prepared.prepare.__doc__
-    )
-    parser.add_argument("name", help="as TFDS calls it: cifar10, svhn_cropped, ...")
-    parser.add_argument("--data_dir", help="default: $TFDS_DATA_DIR, as in TFDS")
-    args = parser.parse_args()
-    try:
-        print(prepared.prepare(args.name, args.data_dir))
-    except (ImportError, OSError, ValueError) as error:  # OSError: no network
-        sys.exit(f"{args.name} was not prepared: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,4 @@
-"""Official PyTorch checkpoints of JEM and NG-EBM, read and written.
-
-python -m ebmjax.interop CKPT.pt --workdir=DIR              makes a run of a checkpoint
-python -m ebmjax.interop CKPT.pt --workdir=DIR --to-torch   and a checkpoint of a run
-
-A checkpoint is {"model_state_dict", "replay_buffer"}, the same without the buffer, or
-a bare state dict. It is read as data: nothing in the file is executed. A run goes by
---config, which continued training needs too; without one it is JEM if there is a
-buffer, else a classifier, on CIFAR-10 or CIFAR-100.
-"""
+"""Official PyTorch checkpoints of JEM and NG-EBM, read and written."""
 
 import logging
 import os
@@ -17,10 +8,9 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
-from ebmjax import cli, models, state_dict
+from ebmjax import models
+from ebmjax.interop import state_dict
 
 
 def load_torch_checkpoint(
@@ -147,9 +137,9 @@ def make_run(
     that `c` needs and the checkpoint does not have. Raises ValueError if there is a
     run in `workdir`, or the number of classes is not that of the data set.
     """
-    from ebmjax import build, checkpoint, config, files, replay, runs, step
+    from ebmjax import checkpoint, config, recipe, replay, rundir, runs, train_step
 
-    folder = files.folder(workdir)
+    folder = rundir.folder(workdir)
     if any((folder / name).exists() for name in (runs.CONFIG, checkpoint.FOLDER)):
         raise ValueError(f"{workdir} holds a run: choose another --workdir")
     model, variables, chains, unused = _load(path, norm)
@@ -165,7 +155,7 @@ def make_run(
     channels = params["conv1"]["kernel"].shape[2]
     shape = (32, 32, channels) if chains is None else chains.shape[1:]
 
-    settings = build.settings(c, model.num_classes)
+    settings = recipe.settings(c, model.num_classes)
     described = f"WRN-{model.depth}-{model.width}, norm {model.norm}"
     described += f", {len(names)} classes"
     if not settings.weights.sampled:
@@ -177,7 +167,7 @@ def make_run(
         described += f"\n{len(chains)} chains from noise, the file having none"
     else:
         described += f"\n{len(chains)} chains"
-    state = step.TrainState(
+    state = train_step.TrainState(
         step=np.int32(0),
         recoveries=np.int32(0),
         params=params,
@@ -236,21 +226,3 @@ def _class_names(c, num_classes):
             f"the checkpoint has {num_classes} classes, {c.data.name} {len(names)}"
         )
     return names
-
-
-def main(argv):
-    args = flags.FLAGS
-    if len(argv) != 2 or args.workdir is None:
-        raise ValueError("usage: python -m ebmjax.interop CKPT.pt --workdir=DIR")
-    if args["to-torch"].value:
-        export_run(args.workdir, argv[1])
-    else:
-        print(make_run(argv[1], args.workdir, args.config, norm=args.norm))
-
-
-if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", help_string="of the run to make")
-    flags.DEFINE_string("workdir", None, "the run directory")
-    flags.DEFINE_enum("norm", None, ("instance", "layer"), "where tensors do not tell")
-    flags.DEFINE_bool("to-torch", False, "write CKPT.pt from the run instead")
-    app.run(cli.one_sentence(main), flags_parser=cli.parse)

@@ -217,7 +217,7 @@ def _see(key, data, part, device, inputs):
     count = len(part["label"])
     place = device * count + jnp.arange(count)
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(place)
-    x = augment.to_unit(part["image"])
+    x = augment.to_float(part["image"])
     x = augment.crop_and_flip(keys[:, 0], x, pad=inputs.pad, flip=inputs.flip)
     x = augment.add_noise(keys[:, 1], x, inputs.noise_std)
     return {"image": x, "label": part["label"]}

@@ -29,7 +29,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ebmjax import winograd
+from ebmjax.kernels import winograd
 
 
 def conv(x: jax.Array, w: jax.Array, *, stride: int = 1, padding: int = 0) -> jax.Array:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ebmjax.images import Dataset, collect, pixels
+from ebmjax.data.images import Dataset, collect, pixels
 
 _CHUNK = 1024  # records read ahead
 _DAMAGE = (OSError, RuntimeError, ValueError, SyntaxError, struct.error, DecodeError)

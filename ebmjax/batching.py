@@ -66,12 +66,11 @@ def _cut(x, start, size):
     return np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))
 
 
-def to_unit(x: jax.Array) -> jax.Array:
-    """Images as the network takes them: uint8 is scaled to [-1, 1]."""
-    return augment.to_unit(x) if x.dtype == np.uint8 else x
-
-
 @functools.lru_cache(maxsize=8)  # those of so many networks
 def logits(network: models.Network, method: str = "shard_map") -> Callable:
     """A `program` of images: (params, stats) -> logits [N, K]."""
-    return program(lambda v, key, x: network.apply(*v, to_unit(x)), method=method)
+
+    def fn(variables, key, x):
+        return network.apply(*variables, augment.to_float(x))
+
+    return program(fn, method=method)

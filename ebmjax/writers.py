@@ -10,7 +10,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from ebmjax import files
+from ebmjax import rundir
 
 METRICS = "metrics.jsonl"
 # Of all the metrics, those for the screen, and how.
@@ -62,7 +62,7 @@ class Writer:
         visible: bool,
     ):
         self.visible = visible
-        self.path = files.folder(workdir) / METRICS
+        self.path = rundir.folder(workdir) / METRICS
         self.num_steps = num_steps
         self.board = self.bar = None
         self.began, self.began_at = time.monotonic(), step
@@ -99,7 +99,7 @@ class Writer:
         if not self.visible:
             return
         line = {"step": step, "split": split, **metrics}
-        files.append(self.path, json.dumps(line) + "\n")
+        rundir.append(self.path, json.dumps(line) + "\n")
         if self.board is not None:
             for name, value in metrics.items():
                 if isinstance(value, float):
@@ -144,12 +144,12 @@ def forget_after(path: epath.Path, step: int) -> None:
     kept = [
         line for line in read(path) if line["step"] <= step or line["split"] == "event"
     ]
-    files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+    rundir.write(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def events(workdir: str) -> list[dict]:
     """The divergences of the run so far, as `Writer.write` has them."""
-    path = files.folder(workdir) / METRICS
+    path = rundir.folder(workdir) / METRICS
     if not path.exists():
         return []
     return [line for line in read(path) if line["split"] == "event"]

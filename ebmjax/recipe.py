@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from ebmjax import data, models, objectives, optim, parallel, step
+from ebmjax import data, models, objectives, optim, parallel, processes, train_step
 
 
 def splits(c: ml_collections.ConfigDict) -> data.Splits:
@@ -25,10 +25,10 @@ def read_by_all(read: Callable[[], data.Splits]) -> data.Splits:
     Raises ValueError in all where one cannot read, or has other data; and what `read`
     raises where none can.
     """
-    found = parallel.everywhere(read)
+    found = processes.on_every_process(read)
     for part in (found.train, found.valid, found.test):
         for x in part:
-            parallel.check_same("the data set", np.ascontiguousarray(x).data)
+            processes.check_same("the data set", np.ascontiguousarray(x).data)
     return found
 
 
@@ -52,7 +52,7 @@ def network(c: ml_collections.ConfigDict, num_classes: int) -> models.Network:
     return models.network(module)
 
 
-def settings(c: ml_collections.ConfigDict, num_classes: int) -> step.Settings:
+def settings(c: ml_collections.ConfigDict, num_classes: int) -> train_step.Settings:
     """What is fixed during the run of `c`."""
     o = c.optimizer
     schedule = optim.schedule(
@@ -71,13 +71,13 @@ def settings(c: ml_collections.ConfigDict, num_classes: int) -> step.Settings:
         b2=o.b2,
         momentum=o.momentum,
     )
-    return step.Settings(
+    return train_step.Settings(
         network=network(c, num_classes),
         optimizer=optimizer,
         weights=objectives.Weights(**c.objective),
         num_classes=num_classes,
         sampling=sampling(c),
-        inputs=step.Inputs(c.data.pad, c.data.flip, c.data.noise_std),
+        inputs=train_step.Inputs(c.data.pad, c.data.flip, c.data.noise_std),
         clip_norm=o.clip_norm,
         ema_decay=o.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,
