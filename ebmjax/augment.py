@@ -1,15 +1,28 @@
-"""From uint8 images to what a network sees, and back. Inside the compiled step.
+"""From stored images to what a network takes, and back; inside the compiled step.
 
-Every image has its own key, so what happens to it does not depend on the batch.
+An augmentation is a function of one example and its own key, so that its result does
+not depend on the batch or on the number of devices.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+# (key, x) -> x, of one example as the network takes it.
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
-def to_float(image: jax.Array) -> jax.Array:
-    """uint8 in 0..255 -> float32 in [-1, 1]; floats are in [-1, 1] already."""
+
+def to_float(image: jax.Array, scaling: Any = None) -> jax.Array:
+    """Examples as a data set stores them -> what a network takes.
+
+    uint8 images in 0..255 -> float32 in [-1, 1]; float images are in [-1, 1] already.
+    With a `scaling` of mean and std [D], vectors [B, D] -> (vectors - mean) / std.
+    """
+    if scaling is not None:
+        return (image - scaling.mean[None]) / scaling.std[None]
     if image.dtype != jnp.uint8:
         return image
     return image.astype(jnp.float32) / 127.5 - 1.0
@@ -21,31 +34,32 @@ def to_uint8(x: jax.Array) -> jax.Array:
 
 
 def crop_and_flip(
-    keys: jax.Array, image: jax.Array, *, pad: int, flip: bool
+    key: jax.Array, image: jax.Array, *, pad: int, flip: bool
 ) -> jax.Array:
-    """Reflect-pads by `pad` pixels, crops at random, mirrors half.  [B, H, W, C].
+    """Reflect-pads by `pad` pixels and crops at random; mirrors with probability 1/2.
 
-    `keys` [B]. Both parts at zero or False leave the images as they are.
+    One image [H, W, C] -> [H, W, C].
     """
-
-    def one(key, image):
-        k_crop, k_flip = jax.random.split(key)
-        if pad:
-            offset = jax.random.randint(k_crop, (2,), 0, 2 * pad + 1)
-            padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
-            image = lax.dynamic_slice(padded, (*offset, 0), image.shape)
-        if flip:
-            mirrored = jax.random.bernoulli(k_flip)
-            image = jnp.where(mirrored, image[:, ::-1], image)
-        return image
-
-    return jax.vmap(one)(keys, image) if pad or flip else image
+    k_crop, k_flip = jax.random.split(key)
+    if pad:
+        offset = jax.random.randint(k_crop, (2,), 0, 2 * pad + 1)
+        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+        image = lax.dynamic_slice(padded, (*offset, 0), image.shape)
+    if flip:
+        mirrored = jax.random.bernoulli(k_flip)
+        image = jnp.where(mirrored, image[:, ::-1], image)
+    return image
 
 
-def add_noise(keys: jax.Array, x: jax.Array, std: float) -> jax.Array:
-    """x + std N(0, I).  keys [B], x [B, ...]."""
-    if not std:
+def standard(*, pad: int = 0, flip: bool = False, noise_std: float = 0.0) -> Augment:
+    """`crop_and_flip`, then Gaussian noise of `noise_std` in the units of x."""
+
+    def augment(key, x):
+        k_crop, k_noise = jax.random.split(key)
+        if pad or flip:
+            x = crop_and_flip(k_crop, x, pad=pad, flip=flip)
+        if noise_std:
+            x = x + noise_std * jax.random.normal(k_noise, x.shape, x.dtype)
         return x
-    return x + std * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(
-        keys
-    )
+
+    return augment

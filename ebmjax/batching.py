@@ -68,9 +68,10 @@ def _cut(x, start, size):
 
 @functools.lru_cache(maxsize=8)  # those of so many networks
 def logits(network: models.Network, method: str = "shard_map") -> Callable:
-    """A `program` of images: (params, stats) -> logits [N, K]."""
+    """A `program`: (params, model_state, scaling), stored examples -> logits [N, K]."""
 
     def fn(variables, key, x):
-        return network.apply(*variables, augment.to_float(x))
+        *variables, scaling = variables
+        return network.apply(*variables, augment.to_float(x, scaling))
 
     return program(fn, method=method)

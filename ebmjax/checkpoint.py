@@ -22,7 +22,7 @@ from ebmjax import parallel, processes, replay, rundir
 from ebmjax.train_step import AXES, TrainState
 
 FOLDER = "checkpoints"
-MODEL = ("step", "recoveries", "params", "stats", "ema", "chains")  # no optimiser
+MODEL = ("step", "recoveries", "params", "model_state", "ema", "chains")  # no optimiser
 
 
 class OtherModel(ValueError):
@@ -225,18 +225,27 @@ def check_alike(
 ) -> None:
     """Raises `OtherModel`, naming the first difference, if a state of other shapes is
     stored. How chains are spread over devices is not one."""
-    stored = _shapes(checkpoints.item_metadata(step)["state"].tree)
-    wanted = _shapes(ocp.utils.serialize_tree(like, keep_empty_nodes=True))
-    for name in sorted(stored.keys() | wanted.keys()):
-        before, now = stored.get(name), wanted.get(name)
+    stored = checkpoints.item_metadata(step)["state"].tree
+    wanted = ocp.utils.serialize_tree(like, keep_empty_nodes=True)
+    for name, before, now in differences(stored, wanted):
         if name == "chains/samples" and before and now:
-            before, now = ((s[0] * s[1], *s[2:]) for s in (before, now))
-        if before != now:
-            raise OtherModel(
-                f"{checkpoints.directory} has another model: its {name} is"
-                f" {before or 'absent'}, the config's {now or 'absent'};"
-                " choose another workdir"
-            )
+            if before[0] * before[1] == now[0] * now[1] and before[2:] == now[2:]:
+                continue
+        raise OtherModel(
+            f"{checkpoints.directory} has another model: its {name} is"
+            f" {before or 'absent'}, the config's {now or 'absent'};"
+            " choose another workdir"
+        )
+
+
+def differences(
+    stored: Any, wanted: Any
+) -> list[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]]:
+    """The leaves that differ: (path, stored shape, wanted shape), None where absent."""
+    before, now = _shapes(stored), _shapes(wanted)
+    names = sorted(before.keys() | now.keys())
+    rows = ((name, before.get(name), now.get(name)) for name in names)
+    return [row for row in rows if row[1] != row[2]]
 
 
 def deal(samples: np.ndarray, num_devices: int, num_blocks: int) -> np.ndarray:

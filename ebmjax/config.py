@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from ebmjax import models, objectives, optim, parallel
+from ebmjax import models, optim, parallel
 
 
 def default() -> ml_collections.ConfigDict:
@@ -45,6 +45,8 @@ def default() -> ml_collections.ConfigDict:
     c.objective.p_x_y = 0.0  # -log p(x | y), by chains at the labels
     c.objective.energy_variance = 0.0  # NG-EBM's beta
     c.objective.approximate_mass = 0.0  # NG-EBM's gamma
+    c.objective.energy_l2 = 0.0
+    c.objective.input_gradient = 0.0
 
     c.sgld = ml_collections.ConfigDict()
     c.sgld.step_size = 1.0  # multiplies the energy's gradient
@@ -69,7 +71,9 @@ def default() -> ml_collections.ConfigDict:
     c.optimizer.momentum = 0.9  # sgd
     c.optimizer.clip_norm = 0.0  # bound on the gradient's global norm; 0 is none
     c.optimizer.ema_decay = 0.0  # of averaged parameters; 0 keeps none
-    c.optimizer.accumulate = 1  # parts of a batch, one after the other: less memory
+    c.optimizer.accumulation_steps = (
+        1  # parts of a batch, one after the other: less memory
+    )
 
     c.recovery = ml_collections.ConfigDict()  # from divergence
     c.recovery.max_loss = 1e4  # a term or energy beyond this has exploded
@@ -209,7 +213,7 @@ def check(c: ml_collections.ConfigDict) -> None:
             _one_of(f"eval.{key}", value, choices)
     positive = (
         "batch_size num_steps sgld.step_size sgld.num_steps sgld.buffer_size"
-        " optimizer.learning_rate optimizer.accumulate recovery.max_loss"
+        " optimizer.learning_rate optimizer.accumulation_steps recovery.max_loss"
         " every.log every.checkpoint"
         " every.samples checkpoint.keep_last eval.batch_size eval.num_bins"
         " eval.ood.num_images eval.attacks.num_images eval.attacks.batch_size"
@@ -240,7 +244,7 @@ def check(c: ml_collections.ConfigDict) -> None:
         )
     if not any(c.objective.values()):
         raise ValueError("config.objective has no term with a weight: set one")
-    if c.optimizer.accumulate > 1:
+    if c.optimizer.accumulation_steps > 1:
         whole = {
             "objective.energy_variance": c.objective.energy_variance,
             'model.norm="batch"': c.model.name == "wide_resnet"
@@ -248,7 +252,7 @@ def check(c: ml_collections.ConfigDict) -> None:
         }
         for key in (key for key, used in whole.items() if used):
             raise ValueError(
-                f"config.optimizer.accumulate does not go with config.{key}, which"
+                f"config.optimizer.accumulation_steps does not go with config.{key}, which"
                 " takes its mean over the whole batch: use config.model.remat"
             )
     if c.eval.ema and not c.optimizer.ema_decay:
@@ -256,7 +260,6 @@ def check(c: ml_collections.ConfigDict) -> None:
             "config.eval.ema asks for averaged parameters, but"
             " config.optimizer.ema_decay is 0: none are kept"
         )
-    objectives.Weights(**c.objective)  # the two lists of terms are the same
 
 
 def get(c: ml_collections.ConfigDict, key: str) -> Any:

@@ -3,6 +3,8 @@
 Per example where a term has examples; who calls it takes the mean.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -37,9 +39,27 @@ def energy_variance(energies: jax.Array, axis_name: str | None = None) -> jax.Ar
     return jnp.mean((energies - mean) ** 2)
 
 
-def gradient_norm(energy_fn: energy.EnergyFn, x: jax.Array) -> jax.Array:
+def gradient_norm(
+    energy_fn: energy.EnergyFn, x: jax.Array, *, has_aux: bool = False
+) -> Any:
     """‖dE/dx‖₂, the approximate mass with its sign turned.  [B, ...] -> [B].
 
-    The gamma term of NG-EBM (Piland et al., 2023).
+    The gamma term of NG-EBM (Piland et al., 2023). With `has_aux`, `energy_fn`
+    returns (energies, aux) and this (norms, aux), from one forward pass.
     """
-    return -energy.approximate_mass(energy_fn, x)
+
+    def total(x):
+        energies, aux = energy_fn(x) if has_aux else (energy_fn(x), None)
+        return energies.sum(), aux
+
+    gradient, aux = jax.grad(total, has_aux=True)(x)
+    norms = energy.norm(gradient)
+    return (norms, aux) if has_aux else norms
+
+
+def energy_l2(energy_data: jax.Array, energy_model: jax.Array) -> jax.Array:
+    """mean E(data)² + mean E(model)².  [B], [M] -> [].
+
+    Keeps energies near 0 (Du & Mordatch, 2019, section 3.3).
+    """
+    return jnp.mean(energy_data**2) + jnp.mean(energy_model**2)

@@ -37,11 +37,11 @@ def main(argv):
     rundir.folder(workdir)  # what is wrong with it is told before anything is done
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
-    from ebmjax import processes, runs, train
+    from ebmjax import processes, train
     from ebmjax.eval import run as evaluation
 
     try:
-        train.fit(c, workdir)
+        run = train.fit(c, workdir)
     except train.Interrupted as interrupted:
         if processes.index() == 0:
             print(interrupted, file=sys.stderr)
@@ -49,7 +49,6 @@ def main(argv):
     if not c.eval.parts:
         return
     processes.restore_sigterm()
-    run = runs.at(workdir, c)
     progress = sys.stderr.isatty()
     results = evaluation.evaluate(run, parts=c.eval.parts, progress=progress)
     if processes.index() == 0:

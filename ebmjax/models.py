@@ -5,6 +5,7 @@ block's second convolution, raw input into the shortcut, PyTorch's padding and
 initialisation, no normalisation unless asked for.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,42 +20,88 @@ NORMS = (None, "batch", "instance", "layer", "act")
 
 
 class Network(NamedTuple):
-    """A network as pure functions. `stats` are norm statistics, {} without any."""
+    """A network as pure functions of its parameters and its model state.
 
-    init: Callable  # (key, x) -> params, stats
-    apply: Callable  # (params, stats, x) -> logits
-    train: Callable  # (params, stats, x, key) -> logits, stats
-    features: Callable  # (params, stats, x) -> what enters the last layer, [B, F]
-    separable: bool  # do an example's training logits depend on it alone?
+    The model state holds every Flax collection but the parameters, such as
+    {"batch_stats": ...}; it is {} for most networks.
+    """
+
+    init: Callable  # (key, x) -> params, model_state
+    apply: Callable  # (params, model_state, x) -> logits [B, K]
+    train: Callable  # (params, model_state, x, key) -> logits [B, K], model_state
+    features: Callable  # (params, model_state, x) -> input of the last layer [B, F]
+    # Does a training logit depend on its own example alone? Then data and chains share
+    # one forward pass. None: `examples_are_independent` finds out.
+    per_example: bool | None = None
 
 
-def network(module: nn.Module) -> Network:
-    """The functions of a linen module of this file."""
+def network(module: nn.Module, *, per_example: bool | None = None) -> Network:
+    """The functions of any linen module that maps x [B, ...] to logits [B, K].
+
+    All collections of the module are carried from step to step. ``train=True`` is
+    passed in training if ``__call__`` has such an argument, and dropout gets a key.
+    `features` are what the module sows as ("intermediates", "features"), and the
+    logits if it sows nothing. Pass `per_example` to say whether the training logits of
+    an example depend on that example alone; otherwise training finds out by a probe.
+    """
+    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    mode = (lambda train: {"train": train}) if takes_train else (lambda train: {})
+
+    def split(variables):
+        params = variables.get("params", {})
+        kept = ("params", "intermediates")
+        return params, {k: v for k, v in variables.items() if k not in kept}
 
     def init(key, x):
-        variables = module.init(key, x)
-        return variables["params"], variables.get("stats", {})
+        # Parameters are those of the usual `module.init(key, x)`.
+        rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+        return split(module.init(rngs, x, **mode(False)))
 
-    def apply(params, stats, x):
-        return module.apply({"params": params, "stats": stats}, x)
+    def apply(params, model_state, x):
+        return module.apply({"params": params, **model_state}, x, **mode(False))
 
-    def train(params, stats, x, key):
+    def train(params, model_state, x, key):
         logits, new = module.apply(
-            {"params": params, "stats": stats},
+            {"params": params, **model_state},
             x,
-            train=True,
-            mutable=["stats"],
+            mutable=list(model_state),
             rngs={"dropout": key},
+            **mode(True),
         )
-        return logits, new.get("stats", stats)
+        return logits, {**model_state, **new}
 
-    def features(params, stats, x):
-        variables = {"params": params, "stats": stats}
-        _, sown = module.apply(variables, x, mutable=["intermediates"])
-        return sown["intermediates"]["features"][0]
+    def features(params, model_state, x):
+        variables = {"params": params, **model_state}
+        logits, new = module.apply(
+            variables, x, mutable=["intermediates"], **mode(False)
+        )
+        return new.get("intermediates", {}).get("features", [logits])[0]
 
-    separable = getattr(module, "norm", None) != "batch"
-    return Network(init, apply, train, features, separable)
+    return Network(init, apply, train, features, per_example)
+
+
+def examples_are_independent(
+    network: Network, x: jax.Array, *, axis_name: str | None = None
+) -> bool:
+    """Do the training logits of each example depend on that example alone?
+
+    A probe: the first of two examples of x [B, ...] is replaced by NaN, and the logits
+    of the second must not change. Batch statistics fail it, also those that a module
+    takes over the devices of `axis_name`.
+    """
+
+    def second_logits(poison):
+        params, model_state = network.init(jax.random.key(0), x[:2])
+        pair = jnp.stack([x[0] + poison, x[1]])
+        return network.train(params, model_state, pair, jax.random.key(1))[0][1]
+
+    def on_one_device(poison):  # under an axis of the name that the module may use
+        return jax.vmap(second_logits, axis_name=axis_name)(poison[None])[0]
+
+    clean, poisoned = (
+        jax.jit(on_one_device)(jnp.float32(value)) for value in (0.0, jnp.nan)
+    )
+    return bool(jnp.array_equal(clean, poisoned))
 
 
 class WideResNet(nn.Module):
@@ -265,8 +312,8 @@ class Norm(nn.Module):
 
     def _batch_moments(self, x, train):
         features = (x.shape[-1],)
-        running_mean = self.variable("stats", "mean", jnp.zeros, features)
-        running_var = self.variable("stats", "var", jnp.ones, features)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features)
         if not train:
             return _channels(running_mean.value), _channels(running_var.value)
         count = x.size // x.shape[-1]

@@ -1,13 +1,15 @@
-"""What is minimised: a weighted sum of the terms of `losses`.
+"""What is minimised: a weighted sum of terms that share one forward pass.
 
-    L = w_1 cross_entropy + w_2 p_x + w_3 p_x_y + w_4 energy_variance
-        + w_5 approximate_mass
+    L = sum over terms of weight * value(Pass)
 
-A term of weight zero costs nothing, and one forward pass of the data serves
-all the others. First `negatives` runs the chains that the contrastive terms
-need; then `loss`, which is what one differentiates, takes them as given.
+A `Term` names what it needs. The forward pass is planned from the needs of the terms
+that have a weight: a term of weight zero costs nothing, and one pass of the data serves
+all others. `draw_samples` runs the chains first; `loss`, which is what one
+differentiates, takes the samples as given.
 """
 
+import difflib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,194 +19,295 @@ import numpy as np
 from ebmjax import energy, losses, replay, sgld
 from ebmjax.models import Network
 
+NEEDS = ("data", "labels", "samples", "joint_samples", "input_grad")
 
-class Weights(NamedTuple):
-    """Weight of each term; see `losses`."""
 
-    cross_entropy: float = 0.0  # -log p(y | x)
-    p_x: float = 0.0  # -log p(x), by contrast with chains on E(x)
-    p_x_y: float = 0.0  # -log p(x | y), chains on E(x, y) at the batch's labels
-    energy_variance: float = 0.0  # NG-EBM's beta
-    approximate_mass: float = 0.0  # NG-EBM's gamma
+class Pass(NamedTuple):
+    """The outputs of one forward pass on this device's batch.
+
+    What no term needs is None. B examples of data, L with labels (the same examples,
+    unless the batch has a labelled stream of its own), M chains.
+    """
+
+    logits: jax.Array | None = None  # [B, K], "data"
+    labelled_logits: jax.Array | None = None  # [L, K], "labels"
+    labels: jax.Array | None = None  # [L] int, "labels"
+    sample_logits: jax.Array | None = None  # [M, K], chains on E(x), "samples"
+    # [L, K], chains on E(x, y) at the labels, "joint_samples"
+    joint_sample_logits: jax.Array | None = None
+    input_grad_norm: jax.Array | None = None  # [B], ‖dE/dx‖₂, "input_grad"
+    axis_name: str | None = None  # of the devices, for statistics of the whole batch
+
+    @property
+    def energies(self) -> jax.Array:
+        """E(x) of the data, [B]."""
+        return energy.from_logits(self.logits)
+
+    @property
+    def sample_energies(self) -> jax.Array:
+        """E(x) of the samples, [M]."""
+        return energy.from_logits(self.sample_logits)
+
+    @property
+    def joint_energies(self) -> jax.Array:
+        """E(x, y) of the labelled data, [L]."""
+        return energy.joint_from_logits(self.labelled_logits, self.labels)
+
+    @property
+    def joint_sample_energies(self) -> jax.Array:
+        """E(x, y) of the joint samples, [L]."""
+        return energy.joint_from_logits(self.joint_sample_logits, self.labels)
+
+
+class Term(NamedTuple):
+    """One summand of the objective."""
+
+    value: Callable[[Pass], jax.Array]  # -> [], this device's mean
+    needs: tuple[str, ...]  # of `NEEDS`
+    whole_batch: bool = False  # a statistic of the batch: refuses accumulation
+
+
+# The terms of `config.objective`; formulas and sources are in `losses`.
+TERMS: dict[str, Term] = {
+    "cross_entropy": Term(
+        lambda p: losses.cross_entropy(p.labelled_logits, p.labels).mean(), ("labels",)
+    ),
+    "p_x": Term(
+        lambda p: losses.contrast(p.energies, p.sample_energies), ("data", "samples")
+    ),
+    "p_x_y": Term(
+        lambda p: losses.contrast(p.joint_energies, p.joint_sample_energies),
+        ("labels", "joint_samples"),
+    ),
+    "energy_variance": Term(
+        lambda p: losses.energy_variance(p.energies, p.axis_name),
+        ("data",),
+        whole_batch=True,
+    ),
+    "approximate_mass": Term(lambda p: p.input_grad_norm.mean(), ("input_grad",)),
+    "energy_l2": Term(
+        lambda p: losses.energy_l2(p.energies, p.sample_energies), ("data", "samples")
+    ),
+    "input_gradient": Term(lambda p: jnp.mean(p.input_grad_norm**2), ("input_grad",)),
+}
+
+
+class Objective(NamedTuple):
+    """The terms that have a weight, and their weights."""
+
+    terms: dict[str, Term]
+    weights: dict[str, float]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(need for term in self.terms.values() for need in term.needs)
 
     @property
     def sampled(self) -> bool:
         """Does a term need chains?"""
-        return bool(self.p_x or self.p_x_y)
+        return bool(self.needs & {"samples", "joint_samples"})
 
 
-class Sampling(NamedTuple):
-    """How negatives are drawn: `sgld.sgld`, `sgld.run` and `replay.draw`."""
+def objective(
+    weights: Mapping[str, float], terms: Mapping[str, Term] = TERMS
+) -> Objective:
+    """The objective with these weights, those of zero left out.
 
-    step_size: float = 1.0
-    noise_std: float = 0.01
+    Raises ValueError for a weight without a term (naming the nearest), for a need that
+    is not one of `NEEDS`, and if no weight is left.
+    """
+    for name in weights:
+        if name not in terms:
+            near = difflib.get_close_matches(name, terms, n=1, cutoff=0)
+            raise ValueError(
+                f"config.objective.{name}: there is no such term; did you mean"
+                f" {near[0]!r}? A term of your own belongs to the terms of the recipe"
+            )
+    chosen = {name: terms[name] for name, weight in weights.items() if weight}
+    if not chosen:
+        raise ValueError("config.objective has no term with a weight: set one")
+    for name, term in chosen.items():
+        for need in term.needs:
+            if need not in NEEDS:
+                raise ValueError(
+                    f"term {name!r} needs {need!r}, which is not one of"
+                    f" {', '.join(NEEDS)}"
+                )
+    return Objective(chosen, {name: float(weights[name]) for name in chosen})
+
+
+class ChainSettings(NamedTuple):
+    """How chains are run during training; see `sgld.run` and `replay.draw`."""
+
     num_steps: int = 20
     reinit_prob: float = 0.05
-    class_conditional: bool = False  # p_x's negatives from p(y) p(x | y), y uniform
+    class_conditional: bool = False  # "samples" come from p(y) p(x | y), y uniform
     replace: bool = False
-    train_mode: bool = False  # the network as in training, which keeps no moments
-
-
-class Negatives(NamedTuple):
-    """Samples of the model, [B, H, W, C]; None where no term asks for them."""
-
-    p_x: jax.Array | None = None
-    p_x_y: jax.Array | None = None
+    train_mode: bool = False  # the network as in training; its state is not updated
 
 
 class Aux(NamedTuple):
-    stats: Any  # the network's norm statistics after the pass
+    model_state: Any  # after the forward pass
     metrics: dict[str, jax.Array]
 
 
-def negatives(
+def num_blocks(objective: Objective, chains: ChainSettings, num_classes: int) -> int:
+    """The number of equal blocks of the replay buffer: one, or one a class."""
+    needs = objective.needs
+    by_class = "joint_samples" in needs or (
+        "samples" in needs and chains.class_conditional
+    )
+    return num_classes if by_class else 1
+
+
+def draw_samples(
     key: jax.Array,
-    logits_fn,
+    logits_fn: Callable[[jax.Array], jax.Array],
     buffer: replay.Buffer,
     batch: dict,
     *,
-    weights: Weights,
-    sampling: Sampling,
+    needs: frozenset[str],
+    sampler: sgld.SamplerFactory,
+    chains: ChainSettings,
     num_classes: int,
-) -> tuple[Negatives, replay.Buffer, dict[str, jax.Array]]:
-    """Runs one batch of chains for each contrastive term, and puts them back."""
-    drawn = Negatives()
-    metrics = {}
-    k_label, k_x, k_xy = jax.random.split(key, 3)
-    shared = dict(sampling=sampling, num_classes=num_classes)
-    if weights.p_x:
-        count = len(batch["image"])
-        labels = None
-        if sampling.class_conditional:
+    **buffer_options: Any,
+) -> tuple[dict[str, jax.Array], replay.Buffer, dict[str, jax.Array]]:
+    """Runs a batch of chains for each kind of samples that a term needs.
+
+    -> ({"samples": [B, ...], "joint_samples": [L, ...]} as needed, the buffer with the
+    chains put back, metrics). `buffer_options` go to `replay.draw`.
+    """
+    samples, metrics = {}, {}
+    k_label, k_samples, k_joint = jax.random.split(key, 3)
+
+    def run(key, count, labels, prefix):
+        def energy_fn(x):
+            if labels is None:
+                return energy.from_logits(logits_fn(x))
+            return energy.joint_from_logits(logits_fn(x), labels)
+
+        k_draw, k_run = jax.random.split(key)
+        start = replay.draw(
+            k_draw,
+            buffer,
+            jnp.zeros(count, jnp.int32) if labels is None else labels,
+            num_blocks=1 if labels is None else num_classes,
+            reinit_prob=chains.reinit_prob,
+            replace=chains.replace,
+            **buffer_options,
+        )
+        chain = sampler(energy_fn)
+        state, info = sgld.run(k_run, chain, chain.init(start.x), chains.num_steps)
+        if hasattr(info, "grad_norm"):  # a user's sampler may tell other things
+            metrics[f"{prefix}_grad_norm"] = info.grad_norm[-1].mean()
+        return state.position, replay.put(buffer, start.slot, state.position)
+
+    if "samples" in needs:
+        count, labels = len(batch["image"]), None
+        if chains.class_conditional:
             labels = jax.random.randint(k_label, (count,), 0, num_classes)
-        x, buffer, info = _chains(k_x, logits_fn, buffer, count, labels, **shared)
-        drawn = drawn._replace(p_x=x)
-        metrics["sgld_grad_norm"] = info.grad_norm[-1].mean()
-    if weights.p_x_y:
+        samples["samples"], buffer = run(k_samples, count, labels, "sgld")
+    if "joint_samples" in needs:
         labels = batch.get("labelled", batch)["label"]
-        count = len(labels)
-        x, buffer, info = _chains(k_xy, logits_fn, buffer, count, labels, **shared)
-        drawn = drawn._replace(p_x_y=x)
-        metrics["joint_sgld_grad_norm"] = info.grad_norm[-1].mean()
-    return drawn, buffer, metrics
-
-
-def _chains(key, logits_fn, buffer, count, labels, *, sampling, num_classes):
-    """`count` chains on E(x), or on E(x, y) for the labels' y."""
-
-    def energy_fn(x):
-        if labels is None:
-            return energy.from_logits(logits_fn(x))
-        return energy.joint_from_logits(logits_fn(x), labels)
-
-    k_draw, k_run = jax.random.split(key)
-    start = replay.draw(
-        k_draw,
-        buffer,
-        jnp.zeros(count, jnp.int32) if labels is None else labels,
-        num_blocks=1 if labels is None else num_classes,
-        reinit_prob=sampling.reinit_prob,
-        replace=sampling.replace,
-    )
-    sampler = sgld.sgld(
-        energy_fn, step_size=sampling.step_size, noise_std=sampling.noise_std
-    )
-    state, info = sgld.run(k_run, sampler, sampler.init(start.x), sampling.num_steps)
-    return state.position, replay.put(buffer, start.slot, state.position), info
+        joint = run(k_joint, len(labels), labels, "joint_sgld")
+        samples["joint_samples"], buffer = joint
+    return samples, buffer, metrics
 
 
 def loss(
-    params,
-    stats,
+    params: Any,
+    model_state: Any,
     batch: dict,
-    drawn: Negatives,
+    samples: dict[str, jax.Array],
     key: jax.Array,
     *,
     network: Network,
-    weights: Weights,
+    objective: Objective,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, Aux]:
-    """The weighted sum on this device's batch, and what else there is to know.
+    """The weighted sum on this device's batch.
 
-    `batch` has "image" [B, H, W, C] and "label" [B]. If it has "labelled" too,
-    a batch of the same form, then the terms that need labels take that one:
-    semi-supervised training, and the official code's separate streams.
+    `batch` has "image" [B, ...] and "label" [B]. If it also has "labelled", a batch of
+    the same form, the terms that need labels use that one: semi-supervised training,
+    and the official code's separate streams. `samples` are those of `draw_samples`.
     """
-    has_labelled = "labelled" in batch
-    needs_labels = weights.cross_entropy or weights.p_x_y
-    needs_data = weights.p_x or weights.energy_variance or weights.approximate_mass
+    outputs, model_state = _forward(
+        params, model_state, batch, samples, key, network, objective.needs
+    )
+    outputs = outputs._replace(axis_name=axis_name)
+    values = {name: term.value(outputs) for name, term in objective.terms.items()}
+    total = sum(objective.weights[name] * value for name, value in values.items())
+    metrics = {"loss": total, **values, **_metrics(outputs, objective.needs)}
+    return total, Aux(model_state, metrics)
+
+
+def _metrics(p: Pass, needs):
+    """What is logged beside the terms."""
+    metrics = {}
+    if "labels" in needs and p.labelled_logits.shape[-1] > 1:
+        correct = p.labelled_logits.argmax(axis=-1) == p.labels
+        metrics["accuracy"] = correct.mean()
+    pairs = {}
+    if "samples" in needs and p.logits is not None:
+        pairs["energy"] = p.energies, p.sample_energies
+    if {"labels", "joint_samples"} <= needs:
+        pairs["joint_energy"] = p.joint_energies, p.joint_sample_energies
+    for name, (data, model) in pairs.items():
+        metrics |= {
+            f"{name}_data": data.mean(),
+            f"{name}_model": model.mean(),
+            f"{name}_gap": data.mean() - model.mean(),
+        }
+    return metrics
+
+
+def _forward(params, model_state, batch, samples, key, network, needs):
+    """The pass that serves all terms.  -> Pass, model state."""
+    labelled = batch.get("labelled", batch)
     images = {}  # in the official order, which matters to batch statistics
-    if needs_data or not has_labelled:
+    if needs & {"data", "input_grad"} or ("labels" in needs and labelled is batch):
         images["data"] = batch["image"]
-    if drawn.p_x is not None:
-        images["p_x"] = drawn.p_x
-    if has_labelled and needs_labels:
-        images["labelled"] = batch["labelled"]["image"]
-    if drawn.p_x_y is not None:
-        images["p_x_y"] = drawn.p_x_y
+    if "samples" in needs:
+        images["samples"] = samples["samples"]
+    if "labels" in needs and labelled is not batch:
+        images["labelled"] = labelled["image"]
+    if "joint_samples" in needs:
+        images["joint_samples"] = samples["joint_samples"]
 
-    slope = None
-    logits = {}
-    if weights.approximate_mass:
-        x = images.pop("data")
-        logits["data"], slope, stats = _with_slope(network, params, stats, x, key)
-    rest, stats = _forward(network, params, stats, images, key)
+    logits, norms = {}, None
+    if "input_grad" in needs:
+        x, k_data = images.pop("data"), jax.random.fold_in(key, len(NEEDS))
+
+        def energy_fn(x):
+            logits, new = network.train(params, model_state, x, k_data)
+            return energy.from_logits(logits), (logits, new)
+
+        norms, (logits["data"], model_state) = losses.gradient_norm(
+            energy_fn, x, has_aux=True
+        )
+    rest, model_state = _logits(network, params, model_state, images, key)
     logits |= rest
-
-    labels = batch.get("labelled", batch)["label"]
-    logits_labelled = logits.get("labelled", logits.get("data"))
-    terms, metrics = {}, {}
-    if weights.cross_entropy:
-        terms["cross_entropy"] = losses.cross_entropy(logits_labelled, labels).mean()
-    if weights.p_x_y:
-        energy_data = energy.joint_from_logits(logits_labelled, labels)
-        energy_model = energy.joint_from_logits(logits["p_x_y"], labels)
-        terms["p_x_y"] = losses.contrast(energy_data, energy_model)
-        metrics |= _energies("joint_energy", energy_data, energy_model)
-    if weights.p_x:
-        energy_data = energy.from_logits(logits["data"])
-        energy_model = energy.from_logits(logits["p_x"])
-        terms["p_x"] = losses.contrast(energy_data, energy_model)
-        metrics |= _energies("energy", energy_data, energy_model)
-    if weights.energy_variance:
-        energies = energy.from_logits(logits["data"])
-        terms["energy_variance"] = losses.energy_variance(energies, axis_name)
-    if weights.approximate_mass:
-        terms["approximate_mass"] = slope.mean()
-
-    if needs_labels and logits_labelled.shape[-1] > 1:
-        metrics["accuracy"] = (logits_labelled.argmax(axis=-1) == labels).mean()
-    total = sum(getattr(weights, name) * term for name, term in terms.items())
-    return total, Aux(stats, {"loss": total, **terms, **metrics})
+    return Pass(
+        logits=logits.get("data"),
+        labelled_logits=logits.get("labelled", logits.get("data")),
+        labels=labelled["label"],
+        sample_logits=logits.get("samples"),
+        joint_sample_logits=logits.get("joint_samples"),
+        input_grad_norm=norms,
+    ), model_state
 
 
-def _energies(name, energy_data, energy_model):
-    data, model = energy_data.mean(), energy_model.mean()
-    return {f"{name}_data": data, f"{name}_model": model, f"{name}_gap": data - model}
-
-
-def _with_slope(network, params, stats, x, key):
-    """Logits, ‖dE/dx‖₂ and new statistics, all from one forward pass."""
-
-    def logits_fn(x):
-        return network.train(params, stats, x, key)
-
-    logits, backward, stats = jax.vjp(logits_fn, x, has_aux=True)
-    (score,) = backward(energy.score(energy.from_logits, logits))
-    return logits, energy.norm(score), stats
-
-
-def _forward(network, params, stats, images, key):
-    """Logits of each set of images, all in one pass if examples do not meet."""
+def _logits(network, params, model_state, images, key):
+    """Logits of each set of images, in one pass if examples are independent."""
     if not images:
-        return {}, stats
-    if not network.separable:
+        return {}, model_state
+    if not network.per_example:
         logits = {}
         for i, (name, x) in enumerate(images.items()):
             k = jax.random.fold_in(key, i)
-            logits[name], stats = network.train(params, stats, x, k)
-        return logits, stats
+            logits[name], model_state = network.train(params, model_state, x, k)
+        return logits, model_state
     x = jnp.concatenate(list(images.values()))
-    logits, stats = network.train(params, stats, x, key)
+    logits, model_state = network.train(params, model_state, x, key)
     ends = np.cumsum([len(x) for x in images.values()])[:-1]
-    return dict(zip(images, jnp.split(logits, ends), strict=True)), stats
+    return dict(zip(images, jnp.split(logits, ends), strict=True)), model_state

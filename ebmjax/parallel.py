@@ -103,14 +103,35 @@ def gather(tree: Any, axes: Any, axis_name: str) -> Any:
     return jax.tree.map(one, axes, tree, is_leaf=_is_none)
 
 
-def mean(tree: Any, axes: Any, axis_name: str) -> Any:
-    """Within a program: the mean over devices, of which each keeps what `axes` says."""
+def mean(tree: Any, axes: Any, axis_name: str | None) -> Any:
+    """Within a program: the mean over devices, of which each keeps what `axes` says.
+
+    Counters and flags (integers, booleans) are left as they are.
+    """
+    if axis_name is None:
+        return tree
+
+    def mean_of(x):
+        return lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
     def one(axis, x):
         if axis is None:
-            return lax.pmean(x, axis_name)
+            return jax.tree.map(mean_of, x)
         total = lax.psum_scatter(x, axis_name, scatter_dimension=axis.dim, tiled=True)
         return total / lax.axis_size(axis_name)
+
+    return jax.tree.map(one, axes, tree, is_leaf=_is_none)
+
+
+def own_part(tree: Any, axes: Any, axis_name: str | None) -> Any:
+    """Within a program: of whole arrays, the part of this device that `axes` names."""
+
+    def one(axis, x):
+        if axis is None:
+            return x
+        size = x.shape[axis.dim] // lax.axis_size(axis_name)
+        start = lax.axis_index(axis_name) * size
+        return lax.dynamic_slice_in_dim(x, start, size, axis.dim)
 
     return jax.tree.map(one, axes, tree, is_leaf=_is_none)
 

@@ -1,38 +1,86 @@
-"""From a config to what the pure modules take: networks, optimisers, settings."""
+"""A recipe: the code of a run, as a config holds its numbers.
 
-from collections.abc import Callable
+Every field of a `Recipe` may be left out; `complete` makes the rest from the config.
+A config file may define ``get_recipe(config)`` beside ``get_config()``.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import ml_collections
-import numpy as np
+import optax
+from flax import linen as nn
 
-from ebmjax import data, models, objectives, optim, parallel, processes, train_step
-
-
-def splits(c: ml_collections.ConfigDict) -> data.Splits:
-    """The data set of `c.data`."""
-    return data.load(
-        c.data.name,
-        data_dir=c.data.data_dir or None,
-        num_valid=c.data.num_valid,
-        split_seed=c.data.split_seed,
-    )
+from ebmjax import models, objectives, optim, parallel, sgld
+from ebmjax.augment import Augment, standard
+from ebmjax.data import Scaling
 
 
-def read_by_all(read: Callable[[], data.Splits]) -> data.Splits:
-    """`read()`, the same in all processes.
+class Recipe(NamedTuple):
+    """What is code: pass it to `fit`, and to `load` what says `FOR_EVALUATION`.
 
-    Raises ValueError in all where one cannot read, or has other data; and what `read`
-    raises where none can.
+    Fields that are None come from the config.
     """
-    found = processes.on_every_process(read)
-    for part in (found.train, found.valid, found.test):
-        for x in part:
-            processes.check_same("the data set", np.ascontiguousarray(x).data)
-    return found
+
+    # Any linen module x [B, ...] -> logits [B, K], or `models.network(module)`.
+    network: models.Network | nn.Module | None = None
+    # The terms that `config.objective` weighs, by name.
+    terms: Mapping[str, objectives.Term] | None = None
+    # energy_fn -> Sampler, for training, refinement and `Run.sample` alike.
+    sampler: sgld.SamplerFactory | None = None
+    # (key, n, labels or None) -> fresh chain starts [n, ...].
+    chain_init: Callable | None = None
+    optimizer: optax.GradientTransformation | None = None
+    # (grad_fn, params) -> grads, aux, where grad_fn(params) -> grads, aux is the
+    # gradient over all devices: `optim.sam` evaluates it twice. None: grad_fn itself.
+    gradient: Callable | None = None
+    # (key, x) -> x of one example, in what the network takes.
+    augment: Augment | None = None
+    # Evaluation tasks by name, beside or instead of those of `ebmjax.eval`.
+    tasks: Mapping[str, Any] | None = None
 
 
-def network(c: ml_collections.ConfigDict, num_classes: int) -> models.Network:
+FOR_EVALUATION = ("network", "sampler")  # without which a run cannot be read back
+
+
+class Settings(NamedTuple):
+    """The numbers of a run that a training step needs."""
+
+    objective: objectives.Objective
+    num_classes: int
+    chains: objectives.ChainSettings = objectives.ChainSettings()
+    scaling: Scaling | None = None  # of vectors
+    clip_norm: float = 0.0  # bound on the gradient's global norm; 0 is none
+    ema_decay: float = 0.0
+    recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
+    accumulation_steps: int = 1  # of a device's batch, to save memory
+
+
+def complete(recipe: Recipe | None, c: Any, num_classes: int) -> Recipe:
+    """`recipe`, with the fields that it leaves out made from the config `c`."""
+    given = {k: v for k, v in (recipe or Recipe())._asdict().items() if v is not None}
+    if isinstance(given.get("network"), nn.Module):
+        given["network"] = models.network(given["network"])
+    makers = {
+        "network": lambda: network(c, num_classes),
+        "terms": lambda: objectives.TERMS,
+        "sampler": lambda: sampler(c),
+        "optimizer": lambda: optimizer(c),
+        "augment": lambda: standard(
+            pad=c.data.pad, flip=c.data.flip, noise_std=c.data.noise_std
+        ),
+    }
+    made = {name: make() for name, make in makers.items() if name not in given}
+    return Recipe(**given, **made)
+
+
+def from_config(c: Any, num_classes: int) -> Recipe:
+    """The recipe of a config alone."""
+    return complete(None, c, num_classes)
+
+
+def network(c: Any, num_classes: int) -> models.Network:
     """The network of `c.model`."""
     m, dtype = c.model, jnp.dtype(c.model.dtype)
     if m.name == "wide_resnet":
@@ -49,11 +97,19 @@ def network(c: ml_collections.ConfigDict, num_classes: int) -> models.Network:
     else:
         kind = {"convnet": models.ConvNet, "mlp": models.MLP}[m.name]
         module = kind(num_classes, features=tuple(m.features), dtype=dtype)
-    return models.network(module)
+    batch_norm = m.name == "wide_resnet" and m.norm == "batch"
+    return models.network(module, per_example=not batch_norm)
 
 
-def settings(c: ml_collections.ConfigDict, num_classes: int) -> train_step.Settings:
-    """What is fixed during the run of `c`."""
+def sampler(c: Any) -> sgld.SamplerFactory:
+    """The sampler of `c.sgld`."""
+    return functools.partial(
+        sgld.sgld, step_size=c.sgld.step_size, noise_std=c.sgld.noise_std
+    )
+
+
+def optimizer(c: Any) -> optax.GradientTransformation:
+    """The optimiser and learning rate of `c.optimizer`."""
     o = c.optimizer
     schedule = optim.schedule(
         o.learning_rate,
@@ -63,7 +119,7 @@ def settings(c: ml_collections.ConfigDict, num_classes: int) -> train_step.Setti
         boundaries=tuple(o.boundaries),
         decay_factor=o.decay_factor,
     )
-    optimizer = optim.optimizer(
+    return optim.optimizer(
         o.name,
         schedule,
         weight_decay=o.weight_decay,
@@ -71,34 +127,34 @@ def settings(c: ml_collections.ConfigDict, num_classes: int) -> train_step.Setti
         b2=o.b2,
         momentum=o.momentum,
     )
-    return train_step.Settings(
-        network=network(c, num_classes),
-        optimizer=optimizer,
-        weights=objectives.Weights(**c.objective),
+
+
+def settings(
+    c: Any,
+    num_classes: int,
+    terms: Mapping[str, objectives.Term] = objectives.TERMS,
+    scaling: Scaling | None = None,
+) -> Settings:
+    """The numbers of the config `c`.
+
+    Raises ValueError for a weight without a term, and for accumulation of a gradient
+    that is a statistic of the whole batch.
+    """
+    objective = objectives.objective(c.objective.to_dict(), terms)
+    for name, term in objective.terms.items():
+        if term.whole_batch and c.optimizer.accumulation_steps > 1:
+            raise ValueError(
+                "config.optimizer.accumulation_steps does not go with config.objective"
+                f".{name}, a statistic of the whole batch: use config.model.remat"
+            )
+    names = objectives.ChainSettings._fields
+    return Settings(
+        objective=objective,
         num_classes=num_classes,
-        sampling=sampling(c),
-        inputs=train_step.Inputs(c.data.pad, c.data.flip, c.data.noise_std),
-        clip_norm=o.clip_norm,
-        ema_decay=o.ema_decay,
+        chains=objectives.ChainSettings(**{name: c.sgld[name] for name in names}),
+        scaling=scaling,
+        clip_norm=c.optimizer.clip_norm,
+        ema_decay=c.optimizer.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,
-        parts=o.accumulate,
+        accumulation_steps=c.optimizer.accumulation_steps,
     )
-
-
-def sampling(c: ml_collections.ConfigDict) -> objectives.Sampling:
-    """How `c.sgld` draws negatives."""
-    return objectives.Sampling(
-        step_size=c.sgld.step_size,
-        noise_std=c.sgld.noise_std,
-        num_steps=c.sgld.num_steps,
-        reinit_prob=c.sgld.reinit_prob,
-        class_conditional=c.sgld.class_conditional,
-        replace=c.sgld.replace,
-        train_mode=c.sgld.train_mode,
-    )
-
-
-def num_blocks(c: ml_collections.ConfigDict, num_classes: int) -> int:
-    """Into how many blocks of classes the replay buffer falls."""
-    by_class = c.objective.p_x_y or (c.objective.p_x and c.sgld.class_conditional)
-    return num_classes if by_class else 1

@@ -6,9 +6,10 @@ import fcntl
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -18,39 +19,52 @@ from ebmjax import (
     config,
     data,
     energy,
+    metrics,
     parallel,
-    recipe,
     rundir,
     sgld,
 )
 from ebmjax import checkpoint as checkpoints
-from ebmjax.eval import calibration
+from ebmjax import recipe as recipes
+from ebmjax.data import Scaling, Splits
 from ebmjax.models import Network
 
 CONFIG = "config.json"
 
 
+class Facts(NamedTuple):
+    """What is stored beside each state of a run, for those who read it back."""
+
+    class_names: list[str]
+    image_shape: list[int]  # [H, W, C], or [D] of vectors
+    num_blocks: int  # of the replay buffer
+    own: list[str] = []  # fields of the recipe that were code of the user's
+    scaling: list | None = None  # mean and std of vectors
+    own_data: bool = False  # trained on arrays given to `fit`
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network with its parameters, for use inside a compiled function."""
+    """A network with its variables, for use inside a compiled function."""
 
     network: Network
-    variables: Any  # (params, stats)
+    variables: Any  # (params, model_state)
+    scaling: Scaling | None = None  # of vectors
 
     def to_float(self, image: jax.Array) -> jax.Array:
-        """Examples as the data set stores them (uint8) -> what the network takes."""
-        return augment.to_float(image)
+        """Examples as the data set stores them -> what the network takes."""
+        return augment.to_float(image, self.scaling)
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, C] in [-1, 1] -> [B, K]."""
+        """f(x)[y]; x as the network takes it.  [B, ...] -> [B, K]."""
         return self.network.apply(*self.variables, x)
 
     def features(self, x: jax.Array) -> jax.Array:
-        """What enters the last layer.  [B, H, W, C] -> [B, F]."""
+        """The input of the last layer.  [B, ...] -> [B, F]."""
         return self.network.features(*self.variables, x)
 
     def energy(self, x: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-        """E(x), or with labels [B] E(x, y).  [B, H, W, C] -> [B]."""
+        """E(x), or with labels [B] E(x, y).  [B, ...] -> [B]."""
         if labels is None:
             return energy.from_logits(self.logits(x))
         return energy.joint_from_logits(self.logits(x), labels)
@@ -58,45 +72,51 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A trained run. Images go in as NumPy arrays [N, H, W, C], float in [-1, 1]
-    or uint8; answers are NumPy arrays, each image counted once, computed in
-    batches over all devices."""
+    """A trained run. Examples go in as NumPy arrays [N, ...]: images as uint8 or as
+    floats in [-1, 1], vectors in the units of the data. Answers are NumPy arrays,
+    computed in batches over all devices, each example counted once."""
 
     config: ml_collections.ConfigDict
     workdir: str
     step: int
-    image_shape: tuple[int, int, int]  # H, W, C
+    image_shape: tuple[int, ...]  # (H, W, C), or (D,) of vectors
     class_names: tuple[str, ...]
     recoveries: int  # returns to a checkpoint after divergence
     model: Model
-    buffer: np.ndarray | None  # chains [N, H, W, C] of the replay buffer, in blocks
+    buffer: np.ndarray | None  # chains [N, ...] of the replay buffer, in blocks
     num_blocks: int  # of the buffer: one a class if it was class-conditional
-    sampler: sgld.SamplerFactory  # that of training
+    sampler: sgld.SamplerFactory = sgld.JEM  # that of training
+    tasks: Any = None  # the recipe's evaluation tasks
+    data: Splits | None = None  # read from `config.data` if None
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
-        """f(x)[y].  [N, H, W, C] -> [N, K]."""
+        """f(x)[y].  [N, ...] -> [N, K]."""
         return batching.over_batches(
             batching.logits(self.model.network, self.config.parallel.method),
-            self.model.variables,
+            self._variables,
             self._checked(x),
             batch_size=self.config.eval.batch_size,
         )
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
-        """p(y | x).  [N, H, W, C] -> [N, K]."""
-        return calibration.softmax(self.logits(x))
+        """p(y | x).  [N, ...] -> [N, K]."""
+        return metrics.softmax(self.logits(x))
 
     def energy(self, x: np.ndarray) -> np.ndarray:
-        """E(x), nats.  [N, H, W, C] -> [N]."""
+        """E(x), nats.  [N, ...] -> [N]."""
         return -self.log_density(x)
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
-        """log p(x) + log Z, nats.  [N, H, W, C] -> [N]."""
+        """log p(x) + log Z, nats.  [N, ...] -> [N]."""
         return np.logaddexp.reduce(self.logits(x).astype(np.float64), axis=-1)
+
+    def to_float(self, x: np.ndarray) -> np.ndarray:
+        """Examples as the data set stores them -> what the network takes, float32."""
+        return np.asarray(augment.to_float(self._checked(x), self.model.scaling))
 
     def sample(
         self,
@@ -106,24 +126,38 @@ class Run:
         labels: np.ndarray | None = None,
         start: np.ndarray | None = None,
     ) -> np.ndarray:
-        """`n` chains after `steps` SGLD steps with the run's own step size and noise.
+        """`n` chains after `steps` steps of the run's sampler.
 
         Chains on E(x), or with labels [n] on E(x, y), from U(-1, 1) noise or from
-        `start` [n, H, W, C]; not clipped.  -> [n, H, W, C].
+        `start` [n, ...]; as the sampler leaves them, which may be beyond [-1, 1].
+        Vectors come in the units of the data. The program is compiled once for each
+        `n`; labels, key and the number of steps may change.  -> [n, ...].
+
+        Raises ValueError for labels that are not classes and for a `start` of
+        another shape.
         """
         k_start, k_run = jax.random.split(key)
+        shape = (n, *self.image_shape)
         if start is None:
-            shape = (n, *self.image_shape)
-            start = jax.random.uniform(k_start, shape, minval=-1.0, maxval=1.0)
-        arrays = (np.asarray(start),)
+            x = jax.random.uniform(k_start, shape, minval=-1.0, maxval=1.0)
+        elif np.shape(start) != shape:
+            raise ValueError(
+                f"start must be {list(shape)}, not {list(np.shape(start))}"
+            )
+        else:
+            x = self.to_float(np.asarray(start))
+        arrays = (np.asarray(x),)
         if labels is not None:
-            arrays += (np.asarray(labels, np.int32),)
-
-        def chains(model, key, x, labels=None):
-            sampler = self.sampler(functools.partial(model.energy, labels=labels))
-            return sgld.run(key, sampler, sampler.init(x), steps)[0].position
-
-        return self.map(chains, *arrays, key=k_run)
+            arrays += (self._checked_labels(labels, n),)
+        x = batching.over_batches(
+            self._sampling_program,
+            (*self._variables, jnp.int32(steps)),
+            *arrays,
+            batch_size=self.config.eval.batch_size,
+            key=k_run,
+        )
+        scaling = self.model.scaling
+        return x if scaling is None else x * scaling.std + scaling.mean
 
     def map(
         self,
@@ -135,48 +169,198 @@ class Run:
     ) -> Any:
         """`fn(model, key, *parts) -> tree of [b, ...]` over all of arrays [N, ...].
 
-        `fn` is pure and compiled, once for each call of `map`; it sees a `Model`,
-        a key of its own (of its batch and device) and a device's share of a batch.
-        Float arrays go in as they are; see `batching.over_batches`.
+        `fn` is pure. It is compiled at its first use, and again only for other shapes;
+        it sees a `Model`, a key of its own (of its batch and device) and a device's
+        share of a batch. Arrays go in as they are; see `batching.over_batches`.
         """
-
-        def with_model(variables, key, *parts):
-            return fn(Model(self.model.network, variables), key, *parts)
-
         return batching.over_batches(
-            batching.program(with_model, method=self.config.parallel.method),
-            self.model.variables,
+            self._program(fn),
+            self._variables,
             *arrays,
             batch_size=batch_size or self.config.eval.batch_size,
             key=key,
             progress=progress,
         )
 
-    def splits(self) -> data.Splits:
+    def splits(self) -> Splits:
         """The data that the run was trained on, its validation and its test set."""
-        return _splits(config.to_json(self.config))
+        return self._splits
+
+    @functools.cached_property
+    def _splits(self):
+        return self.data or load_splits(self.config)
+
+    @property
+    def _variables(self):
+        return (*self.model.variables, self.model.scaling)
+
+    @functools.cached_property
+    def _program(self):
+        """fn -> compiled program, for the last few functions."""
+
+        def compile(fn):
+            def with_model(variables, key, *parts):
+                *variables, scaling = variables
+                model = Model(self.model.network, variables, scaling)
+                return fn(model, key, *parts)
+
+            return batching.program(with_model, method=self.config.parallel.method)
+
+        return functools.lru_cache(maxsize=8)(compile)
+
+    @functools.cached_property
+    def _sampling_program(self):
+        def chains(variables, key, x, labels=None):
+            *variables, scaling, num_steps = variables
+            model = Model(self.model.network, variables, scaling)
+            sampler = self.sampler(functools.partial(model.energy, labels=labels))
+
+            def body(i, state):
+                return sampler.step(jax.random.fold_in(key, i), state)[0]
+
+            return jax.lax.fori_loop(0, num_steps, body, sampler.init(x)).position
+
+        return batching.program(chains, method=self.config.parallel.method)
 
     def _checked(self, x):
-        if x.ndim != 4 or x.shape[1:] != self.image_shape:
+        x = np.asarray(x)
+        if x.shape[1:] != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
-            raise ValueError(f"images must be [N, {shape}], not {list(x.shape)}")
+            raise ValueError(f"examples must be [N, {shape}], not {list(x.shape)}")
+        if len(self.image_shape) == 1:
+            return np.asarray(x, np.float32)
         if np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8:
             raise ValueError(
                 f"images are {x.dtype}: pass uint8 in 0..255, or floats in [-1, 1]"
             )
         return x if x.dtype == np.uint8 else np.asarray(x, np.float32)
 
+    def _checked_labels(self, labels, n):
+        labels = np.asarray(labels)
+        if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"labels must be {n} integers, not {labels.dtype} {list(labels.shape)}"
+            )
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise ValueError(
+                f"labels must be in 0..{self.num_classes - 1}, not"
+                f" {labels.min()}..{labels.max()}"
+            )
+        return labels.astype(np.int32)
+
 
 def load(
-    workdir: str, *, checkpoint: str | int | None = None, ema: bool | None = None
+    workdir: str,
+    *,
+    checkpoint: str | int | None = None,
+    ema: bool | None = None,
+    recipe: recipes.Recipe | None = None,
+    data: Splits | None = None,
+    data_dir: str | None = None,
 ) -> Run:
     """The run in `workdir`, at its "last" or "best" checkpoint or at a step.
 
-    What is not said is as the run's config.eval has it. Raises FileNotFoundError
-    if there is no run or no checkpoint, ValueError if there is no such one.
+    Args:
+      workdir: the run directory.
+      checkpoint, ema: as ``config.eval`` of the run has them if not given.
+      recipe: the recipe of training, for a run whose network or sampler it made.
+      data: the arrays that `fit` was given, for `Run.splits` and evaluation.
+      data_dir: where the data set lies now, if it has moved.
+
+    Raises FileNotFoundError if there is no run or no checkpoint, ValueError if there
+    is no such checkpoint or if code of the run is missing.
     """
     c = read_config(workdir)
-    return at(workdir, c, checkpoint=checkpoint, ema=ema)
+    if data_dir is not None:
+        c.data.data_dir = data_dir
+    return load_with_config(
+        workdir, c, checkpoint=checkpoint, ema=ema, recipe=recipe, data=data
+    )
+
+
+def load_with_config(
+    workdir: str,
+    c: ml_collections.ConfigDict,
+    *,
+    checkpoint: str | int | None = None,
+    ema: bool | None = None,
+    recipe: recipes.Recipe | None = None,
+    data: Splits | None = None,
+) -> Run:
+    """`load` with the config `c`, which may differ in what evaluation reads."""
+    which = c.eval.checkpoint if checkpoint is None else checkpoint
+    ema = c.eval.ema if ema is None else ema
+    with checkpoints.manager(workdir, read_only=True) as stored:
+        step = _find(stored, which)
+        state, host = checkpoints.restore_model(stored, step)
+    facts = Facts(**{k: v for k, v in host.items() if k in Facts._fields})
+    params = state["ema"] if ema else state["params"]
+    if params is None:
+        raise ValueError(
+            f"the run in {workdir} keeps no averaged parameters: its"
+            " config.optimizer.ema_decay is 0"
+        )
+    _check_recipe(workdir, facts, recipe)
+    complete = recipes.complete(recipe, c, len(facts.class_names))
+    variables = params, state["model_state"] or {}
+    _check_variables(workdir, complete.network, variables, facts.image_shape)
+    buffer = None
+    if state["chains"] is not None:
+        samples = state["chains"]["samples"]
+        buffer = checkpoints.deal(samples, 1, facts.num_blocks)[0]
+    scaling = facts.scaling and [np.float32(x) for x in facts.scaling]
+    return Run(
+        config=c,
+        workdir=str(workdir),
+        step=step,
+        image_shape=tuple(facts.image_shape),
+        class_names=tuple(facts.class_names),
+        recoveries=int(state["recoveries"]),
+        model=Model(
+            complete.network,
+            parallel.place(variables),
+            Scaling(*scaling) if scaling else None,
+        ),
+        buffer=buffer,
+        num_blocks=facts.num_blocks,
+        sampler=complete.sampler,
+        tasks=complete.tasks,
+        data=data,
+    )
+
+
+def load_splits(c: ml_collections.ConfigDict) -> Splits:
+    """The data set of `c.data`."""
+    return data.load(
+        c.data.name,
+        data_dir=c.data.data_dir or None,
+        num_valid=c.data.num_valid,
+        split_seed=c.data.split_seed,
+    )
+
+
+def _check_recipe(workdir, facts, recipe):
+    """Raises ValueError if code that the run was trained with is not given again."""
+    missing = [name for name in facts.own if getattr(recipe, name, None) is None]
+    if missing:
+        raise ValueError(
+            f"{workdir} was trained with a {' and a '.join(missing)} of a recipe, and"
+            " code is never read from a run directory: pass the same recipe= again, or"
+            " --config=FILE whose get_recipe(config) returns it"
+        )
+
+
+def _check_variables(workdir, network, variables, shape):
+    """Raises ValueError unless the network has variables of these shapes."""
+    example = jnp.zeros((2, *shape))
+    expected = jax.eval_shape(network.init, jax.random.key(0), example)
+    differences = checkpoints.differences(variables, expected)
+    if differences:
+        name, stored, wanted = differences[0]
+        raise ValueError(
+            f"{workdir} has another network: {name} is stored as {stored or 'absent'},"
+            f" the network's is {wanted or 'absent'}"
+        )
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -188,49 +372,6 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         return config.from_json(path.read_text())
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def at(
-    workdir: str,
-    c: ml_collections.ConfigDict,
-    *,
-    checkpoint: str | int | None = None,
-    ema: bool | None = None,
-) -> Run:
-    """`load` with the config `c`, which may differ in what evaluation reads."""
-    which = c.eval.checkpoint if checkpoint is None else checkpoint
-    ema = c.eval.ema if ema is None else ema
-    with checkpoints.manager(workdir, read_only=True) as stored:
-        at_step = _find(stored, which)
-        state, host = checkpoints.restore_model(stored, at_step)
-    params = state["ema"] if ema else state["params"]
-    if params is None:
-        raise ValueError(
-            f"the run in {workdir} keeps no averaged parameters: its"
-            " config.optimizer.ema_decay is 0"
-        )
-    num_classes = len(host["class_names"])
-    buffer, num_blocks = None, recipe.num_blocks(c, num_classes)
-    if state["chains"] is not None:
-        samples = state["chains"]["samples"]
-        buffer = checkpoints.deal(samples, 1, num_blocks)[0]
-    return Run(
-        config=c,
-        workdir=str(workdir),
-        step=at_step,
-        image_shape=tuple(host["image_shape"]),
-        class_names=tuple(host["class_names"]),
-        recoveries=int(state["recoveries"]),
-        model=Model(
-            recipe.network(c, num_classes),
-            parallel.place((params, state["stats"])),
-        ),
-        buffer=buffer,
-        num_blocks=num_blocks,
-        sampler=functools.partial(
-            sgld.sgld, step_size=c.sgld.step_size, noise_std=c.sgld.noise_std
-        ),
-    )
 
 
 @contextlib.contextmanager
@@ -283,8 +424,3 @@ def _find(stored, which):
             f" {', '.join(map(str, sorted(steps)))}"
         )
     return step
-
-
-@functools.lru_cache(maxsize=1)
-def _splits(config_json):
-    return recipe.splits(config.from_json(config_json))

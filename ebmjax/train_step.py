@@ -1,6 +1,7 @@
 """One training step, as a function of state and batch."""
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import flax
 import jax
@@ -9,7 +10,7 @@ import optax
 from jax import lax
 
 from ebmjax import augment, objectives, parallel, replay
-from ebmjax.models import Network
+from ebmjax.recipe import Recipe, Settings
 
 
 @flax.struct.dataclass
@@ -19,7 +20,7 @@ class TrainState:
     step: Any  # int32, and with `recoveries` the only source of "when" for keys
     recoveries: Any  # int32, how often training went back after a divergence
     params: Any
-    stats: Any  # norm statistics, {} without
+    model_state: Any  # Flax collections beside the parameters, {} without any
     opt_state: Any
     ema: Any  # averaged parameters, or None
     chains: Any  # replay.Buffer, or None: this device's own, unlike all the rest
@@ -37,48 +38,30 @@ def fully_sharded(like: TrainState) -> TrainState:
     return AXES.replace(params=params, opt_state=opt_state, ema=ema)
 
 
-class Inputs(NamedTuple):
-    """How uint8 images become what the network sees."""
-
-    pad: int = 0  # reflect-pad by so many pixels, then crop at random
-    flip: bool = False  # horizontally, with probability 1/2
-    noise_std: float = 0.0  # Gaussian, in units of [-1, 1]
-
-
-class Settings(NamedTuple):
-    """All that is fixed during a run."""
-
-    network: Network
-    optimizer: optax.GradientTransformation
-    weights: objectives.Weights
-    num_classes: int
-    sampling: objectives.Sampling = objectives.Sampling()
-    inputs: Inputs = Inputs()
-    clip_norm: float = 0.0  # bound on the gradient's global norm; 0 is none
-    ema_decay: float = 0.0
-    recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
-    parts: int = 1  # of a device's batch, one after the other, to save memory
-
-
 def init_state(
-    key: jax.Array, x: jax.Array, settings: Settings, *, num_chains: int
+    key: jax.Array,
+    x: jax.Array,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    num_chains: int,
 ) -> TrainState:
-    """A fresh state, with `num_chains` chains if the objective samples.
+    """A fresh state, with `num_chains` chains if the objective needs samples.
 
-    x [B, H, W, C] is a batch of real images: their shape is the chains', and
-    "act" norms take their scale from them.
+    x [B, ...] is a batch of training examples as the network takes them: their shape
+    is the chains', and "act" norms are initialised from them.
     """
     k_params, k_chains = jax.random.split(key)
-    params, stats = settings.network.init(k_params, x)
+    params, model_state = recipe.network.init(k_params, x)
     chains = None
-    if settings.weights.sampled:
+    if settings.objective.sampled:
         chains = replay.init(k_chains, num_chains, x.shape[1:])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         recoveries=jnp.zeros((), jnp.int32),
         params=params,
-        stats=stats,
-        opt_state=settings.optimizer.init(params),
+        model_state=model_state,
+        opt_state=recipe.optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if settings.ema_decay else None,
         chains=chains,
     )
@@ -90,16 +73,17 @@ def train_step(
     batch: dict,
     key: jax.Array,
     *,
+    recipe: Recipe,
     settings: Settings,
     axes: TrainState = AXES,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """(state, batch) -> (state, metrics), metrics being means over all devices.
 
-    `batch` holds uint8 "image" and "label", or "index" into the resident
-    `data`; and perhaps "labelled", the same again. `key` is the run's: the
-    step's own is folded from it, so a resumed run goes on with the same stream.
-    `axes` says how `parallel.spmd` lays out the state.
+    `batch` holds stored examples, "image" and "label", or "index" into the resident
+    `data`; and perhaps "labelled", the same again. `key` is the run's: the step's own
+    is folded from it, so a resumed run continues the same random stream. `axes` says
+    how `parallel.spmd` lays out the state.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.recoveries), state.step)
     k_input, k_chains, k_train = jax.random.split(key, 3)
@@ -107,22 +91,38 @@ def train_step(
     k_chains = jax.random.fold_in(k_chains, device)
     k_train = jax.random.fold_in(k_train, device)
 
-    batch = _prepare(k_input, data, batch, device, settings.inputs)
-
-    whole = state.replace(params=parallel.gather(state.params, axes.params, axis_name))
-    gradient = _gradient if settings.parts == 1 else _gradient_by_parts
-    grads, metrics, stats, chains = gradient(
-        whole, batch, k_chains, k_train, settings=settings, axis_name=axis_name
+    batch = augment_batch(
+        k_input,
+        data,
+        batch,
+        augment_fn=recipe.augment,
+        scaling=settings.scaling,
+        device=device,
     )
-    if axis_name is not None:
-        layout = axes.params, None
-        grads, metrics = parallel.mean((grads, metrics), layout, axis_name)
+    params = parallel.gather(state.params, axes.params, axis_name)
+    steps = settings.accumulation_steps
+    parts = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), batch)
+    samples, chains, chain_metrics = _draw_samples(
+        state.replace(params=params), parts, k_chains, k_train, recipe, settings
+    )
+    local_gradient = functools.partial(
+        _gradient,
+        model_state=state.model_state,
+        parts=parts,
+        samples=samples,
+        chain_metrics=chain_metrics,
+        key=k_train,
+        recipe=recipe,
+        settings=settings,
+        axis_name=axis_name,
+    )
+    grads, aux = _over_devices(local_gradient, params, recipe, axes, axis_name)
+    metrics = aux.metrics
     metrics["grad_norm"] = norm = parallel.norm(grads, axes.params, axis_name)
     if settings.clip_norm:
         shorter = jnp.minimum(1.0, settings.clip_norm / norm)
         grads = jax.tree.map(lambda g: shorter * g, grads)
-
-    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     lr_factor = settings.recovery_lr_factor**state.recoveries
     updates = jax.tree.map(lambda u: lr_factor * u, updates)
     params = optax.apply_updates(state.params, updates)
@@ -133,91 +133,150 @@ def train_step(
         step=state.step + 1,
         recoveries=state.recoveries,
         params=params,
-        stats=stats,
+        model_state=aux.model_state,
         opt_state=opt_state,
         ema=ema,
         chains=chains,
     ), metrics
 
 
-def _gradient(state, batch, k_chains, k_train, *, settings, axis_name):
-    """-> the gradient on this device's batch, metrics, statistics and chains."""
+def augment_batch(
+    key: jax.Array,
+    data: Any,
+    batch: dict,
+    *,
+    augment_fn: augment.Augment,
+    scaling: Any = None,
+    device: jax.Array | int = 0,
+) -> dict:
+    """Stored examples -> what the network takes, augmented; "labelled" likewise.
 
-    def logits_fn(x):  # that the chains follow
-        if settings.sampling.train_mode:
-            key = jax.random.fold_in(k_train, 1)
-            return settings.network.train(state.params, state.stats, x, key)[0]
-        return settings.network.apply(state.params, state.stats, x)
+    Every place in the batch of all devices has a key of its own, so the number of
+    devices changes nothing.
+    """
+    streams = {name: part for name, part in batch.items() if isinstance(part, dict)}
+    if "index" in batch:
+        batch = {name: values[batch["index"]] for name, values in data.items()}
+    count = len(batch["label"])
+    place = device * count + jnp.arange(count)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
+    x = augment.to_float(batch["image"], scaling)
+    result = {"image": jax.vmap(augment_fn)(keys, x), "label": batch["label"]}
+    for i, (name, part) in enumerate(sorted(streams.items()), start=1):
+        result[name] = augment_batch(
+            jax.random.fold_in(key, i),
+            data,
+            part,
+            augment_fn=augment_fn,
+            scaling=scaling,
+            device=device,
+        )
+    return result
 
-    drawn, chains, sampler_metrics = objectives.Negatives(), state.chains, {}
-    if settings.weights.sampled:
-        drawn, chains, sampler_metrics = objectives.negatives(
-            k_chains,
-            logits_fn,
-            state.chains,
-            batch,
-            weights=settings.weights,
-            sampling=settings.sampling,
+
+def _draw_samples(state, parts, k_chains, k_train, recipe, settings):
+    """The samples that the objective needs, for one part of the batch after another:
+    the chains take the memory of one part.  -> [steps, ...], buffer, metrics."""
+    if not settings.objective.sampled:
+        return {}, state.chains, {}
+    network = recipe.network
+
+    def logits_fn(x, key):  # that the chains follow
+        if settings.chains.train_mode:
+            return network.train(state.params, state.model_state, x, key)[0]
+        return network.apply(state.params, state.model_state, x)
+
+    def draw(buffer, numbered_part):
+        i, part = numbered_part
+        k_draw, k_mode = _part_keys(i, settings, k_chains, k_train)
+        key = jax.random.fold_in(k_mode, 1)
+        samples, buffer, metrics = objectives.draw_samples(
+            k_draw,
+            functools.partial(logits_fn, key=key),
+            buffer,
+            part,
+            needs=settings.objective.needs,
+            sampler=recipe.sampler,
+            chains=settings.chains,
             num_classes=settings.num_classes,
         )
+        return buffer, (samples, metrics)
+
+    buffer, (samples, metrics) = _scan(draw, state.chains, parts)
+    return samples, buffer, jax.tree.map(jnp.mean, metrics)
+
+
+def _gradient(
+    params,
+    *,
+    model_state,
+    parts,
+    samples,
+    chain_metrics,
+    key,
+    recipe,
+    settings,
+    axis_name,
+):
+    """The gradient on this device's batch, the mean of those of its parts.
+
+    -> gradient, `objectives.Aux` with the metrics of the chains among its own
+    """
     grad_fn = jax.grad(objectives.loss, has_aux=True)
-    grads, aux = grad_fn(
-        state.params,
-        state.stats,
-        batch,
-        drawn,
-        k_train,
-        network=settings.network,
-        weights=settings.weights,
-        axis_name=axis_name,
-    )
-    return grads, aux.metrics | sampler_metrics, aux.stats, chains
+
+    def add(carry, numbered_part):
+        i, (part, drawn) = numbered_part
+        (k_part,) = _part_keys(i, settings, key)
+        total, model_state = carry
+        grads, aux = grad_fn(
+            params,
+            model_state,
+            part,
+            drawn,
+            k_part,
+            network=recipe.network,
+            objective=settings.objective,
+            axis_name=axis_name,
+        )
+        if total is not None:
+            grads = jax.tree.map(jnp.add, total, grads)
+        return (grads, aux.model_state), aux.metrics
+
+    steps = settings.accumulation_steps
+    start = None if steps == 1 else jax.tree.map(jnp.zeros_like, params)
+    (grads, model_state), metrics = _scan(add, (start, model_state), (parts, samples))
+    grads = jax.tree.map(lambda g: g / steps, grads) if steps > 1 else grads
+    metrics = jax.tree.map(jnp.mean, metrics) | chain_metrics
+    return grads, objectives.Aux(model_state, metrics)
 
 
-def _gradient_by_parts(state, batch, k_chains, k_train, *, settings, axis_name):
-    """`_gradient` as the mean over `settings.parts` parts of the batch, which come
-    one after the other and need the memory of one."""
-    shared = dict(settings=settings, axis_name=axis_name)
-    parts = jax.tree.map(lambda x: x.reshape(settings.parts, -1, *x.shape[1:]), batch)
-    numbers = jnp.arange(settings.parts)
-
-    def one(stats, chains, i, part):
-        now = state.replace(stats=stats, chains=chains)
-        keys = (jax.random.fold_in(k, i) for k in (k_chains, k_train))
-        return _gradient(now, part, *keys, **shared)
-
-    def add(carry, part):
-        total, *rest = carry
-        *new, stats, chains = one(*rest, *part)
-        return (jax.tree.map(jnp.add, total, new), stats, chains), None
-
-    first = jax.tree.map(lambda x: x[0], (numbers, parts))
-    *like, _, _ = jax.eval_shape(one, state.stats, state.chains, *first)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    start = (zero, state.stats, state.chains)
-    (total, stats, chains), _ = lax.scan(add, start, (numbers, parts))
-    grads, metrics = jax.tree.map(lambda x: x / settings.parts, total)
-    return grads, metrics, stats, chains
+def _part_keys(i, settings, *keys):
+    if settings.accumulation_steps == 1:
+        return keys
+    return tuple(jax.random.fold_in(key, i) for key in keys)
 
 
-def _prepare(key, data, batch, device, inputs):
-    """The batch as the network sees it, and the labelled one if it comes with one."""
-    prepared = _see(key, data, batch, device, inputs)
-    if "labelled" in batch:
-        k_labelled = jax.random.fold_in(key, 1)
-        prepared["labelled"] = _see(k_labelled, data, batch["labelled"], device, inputs)
-    return prepared
+def _scan(body, carry, parts):
+    """`lax.scan` over numbered parts; a single part needs no loop."""
+    steps = len(jax.tree.leaves(parts)[0])
+    if steps == 1:
+        carry, out = body(carry, (0, jax.tree.map(lambda x: x[0], parts)))
+        return carry, jax.tree.map(lambda x: x[None], out)
+    return lax.scan(body, carry, (jnp.arange(steps), parts))
 
 
-def _see(key, data, part, device, inputs):
-    """Images in [-1, 1], augmented and noised. Every place in the batch of all
-    devices has its own key, so the number of devices changes nothing."""
-    if "index" in part:
-        part = {name: values[part["index"]] for name, values in data.items()}
-    count = len(part["label"])
-    place = device * count + jnp.arange(count)
-    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(place)
-    x = augment.to_float(part["image"])
-    x = augment.crop_and_flip(keys[:, 0], x, pad=inputs.pad, flip=inputs.flip)
-    x = augment.add_noise(keys[:, 1], x, inputs.noise_std)
-    return {"image": x, "label": part["label"]}
+def _over_devices(local_gradient, params, recipe, axes, axis_name):
+    """The gradient, metrics and model state of all devices.
+
+    The gradient is laid out as `axes.params` says. The recipe's own gradient function
+    sees whole parameters and gradients.
+    """
+    if recipe.gradient is None:
+        grads, aux = local_gradient(params)
+        return parallel.mean((grads, aux), (axes.params, None), axis_name)
+
+    def gradient(params):
+        return parallel.mean(local_gradient(params), None, axis_name)
+
+    grads, aux = recipe.gradient(gradient, params)
+    return parallel.own_part(grads, axes.params, axis_name), aux

@@ -1,19 +1,24 @@
-"""What a run tells: a file of numbers, a line or bar on the screen, TensorBoard."""
+"""Where the numbers and pictures of a run go: files, the screen, trackers.
+
+A writer is any object with some of the methods of `Writer`. Those that you pass as
+``fit(..., writers=[...])`` come beside metrics.jsonl, the console and TensorBoard.
+"""
 
 import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import tqdm
 from etils import epath
 
-from ebmjax import rundir
+from ebmjax import pictures, rundir
 
 METRICS = "metrics.jsonl"
-# Of all the metrics, those for the screen, and how.
+# The metrics that the screen shows, and how.
 SHOWN = {
     "loss": "loss {:.3f}",
     "accuracy": "acc {:.3f}",
@@ -28,6 +33,193 @@ SHOWN = {
 }
 
 
+class Writer:
+    """What a writer may do; each method does nothing unless overridden."""
+
+    def write(self, step: int, split: str, metrics: dict[str, Any]) -> None:
+        """Takes the numbers of a step; `split` is "train", "valid" or "event"."""
+
+    def images(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Takes a picture, uint8 [H, W, C]."""
+
+    def message(self, text: str) -> None:
+        """Takes a line of text for the reader."""
+
+    def advance(self) -> None:
+        """One training step has been taken."""
+
+    def rewind(self, step: int) -> None:
+        """Forgets what came after `step`, to which training went back."""
+
+    def close(self) -> None:
+        """Ends the writing."""
+
+
+class JsonLines(Writer):
+    """Appends a JSON object a line to metrics.jsonl."""
+
+    def __init__(self, workdir: str, step: int):
+        self.path = rundir.folder(workdir) / METRICS
+        truncate_after(self.path, step)
+
+    def write(self, step, split, metrics):
+        line = {"step": step, "split": split, **metrics}
+        rundir.append(self.path, json.dumps(line) + "\n")
+
+    def rewind(self, step):
+        truncate_after(self.path, step)
+
+
+class Pictures(Writer):
+    """Writes each picture as NAME/STEP.png."""
+
+    def __init__(self, workdir: str):
+        self.folder = rundir.folder(workdir)
+
+    def images(self, step, name, picture):
+        pictures.save(self.folder / name / f"{step:07}.png", picture)
+
+
+class Console(Writer):
+    """A progress bar on a terminal, lines elsewhere."""
+
+    def __init__(self, step: int, num_steps: int):
+        self.num_steps = num_steps
+        self.start, self.start_step = time.monotonic(), step
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = tqdm.tqdm(
+                total=num_steps, initial=step, unit="step", dynamic_ncols=True
+            )
+
+    def write(self, step, split, metrics):
+        text = ", ".join(
+            form.format(metrics[name])
+            for name, form in SHOWN.items()
+            if metrics.get(name) is not None
+        )
+        if split == "train" and self.bar is not None:
+            self.bar.set_postfix_str(text)
+        elif split == "train":
+            line = f"step {step}/{self.num_steps}: {text}, {self._time_left(step)}"
+            print(line, flush=True)
+        else:
+            self.message(f"step {step} {split}: {text or json.dumps(metrics)}")
+
+    def message(self, text):
+        tqdm.tqdm.write(text)
+        sys.stdout.flush()
+
+    def advance(self):
+        if self.bar is not None:
+            self.bar.update()
+
+    def rewind(self, step):
+        self.start, self.start_step = time.monotonic(), step
+        if self.bar is not None:
+            self.bar.initial = self.bar.n = step
+            self.bar.start_t = time.time()
+            self.bar.refresh()
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+    def _time_left(self, step):
+        pace = (time.monotonic() - self.start) / max(step - self.start_step, 1)
+        left = int(pace * (self.num_steps - step))
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+class TensorBoard(Writer):
+    """Event files in the run directory. Raises ImportError without tensorboardX."""
+
+    def __init__(self, workdir: str, step: int):
+        self.workdir, self.events = str(workdir), None
+        self._open(step)
+
+    def _open(self, step):
+        from tensorboardX import SummaryWriter
+
+        self.events = SummaryWriter(self.workdir, purge_step=step + 1)
+
+    def write(self, step, split, metrics):
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                self.events.add_scalar(f"{split}/{name}", value, step)
+
+    def images(self, step, name, picture):
+        self.events.add_image(name, picture, step, dataformats="HWC")
+
+    def rewind(self, step):
+        self.events.close()
+        self._open(step)
+
+    def close(self):
+        self.events.close()
+
+
+class Writers(Writer):
+    """Hands everything to each of `writers`, and to the user's `own`.
+
+    A failure of an own writer is logged and does not end the run.
+    """
+
+    def __init__(self, writers: Iterable[Writer], own: Iterable[Any] = ()):
+        self.writers, self.own = list(writers), list(own)
+
+    def _call(self, method, *args):
+        for writer in self.writers:
+            getattr(writer, method)(*args)
+        for writer in self.own:
+            try:
+                getattr(writer, method, _ignore)(*args)
+            except Exception as error:
+                kind = type(writer).__name__
+                logging.warning("writer %s.%s failed: %s", kind, method, error)
+                logging.debug("", exc_info=True)
+
+    def write(self, step, split, metrics):
+        self._call("write", step, split, metrics)
+
+    def images(self, step, name, picture):
+        self._call("images", step, name, picture)
+
+    def message(self, text):
+        self._call("message", text)
+
+    def advance(self):
+        self._call("advance")
+
+    def rewind(self, step):
+        self._call("rewind", step)
+
+    def close(self):
+        self._call("close")
+
+
+def _ignore(*_):
+    pass
+
+
+def of_run(
+    workdir: str,
+    *,
+    step: int,
+    num_steps: int,
+    tensorboard: bool,
+    own: Iterable[Any] = (),
+) -> Writers:
+    """The writers of a run that starts at `step`, with a user's `own` beside them."""
+    writers = [JsonLines(workdir, step), Pictures(workdir), Console(step, num_steps)]
+    if tensorboard:
+        try:
+            writers.append(TensorBoard(workdir, step))
+        except ImportError:
+            logging.info("no TensorBoard events: pip install 'ebmjax[tensorboard]'")
+    return Writers(writers, own)
+
+
 class Meter:
     """Means over the steps since the last line of the log."""
 
@@ -40,104 +232,16 @@ class Meter:
         self.count += 1
 
     def take(self) -> dict[str, float]:
-        """The means; and starts anew."""
+        """The means; the meter then starts anew."""
         means = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
 
 
-class Writer:
-    """Appends to metrics.jsonl, moves the progress bar, writes TensorBoard events.
+def truncate_after(path: epath.Path, step: int) -> None:
+    """Drops from a log the lines after `step`, which training will write again.
 
-    Only the first process should have a `visible` one; the others' do nothing.
-    """
-
-    def __init__(
-        self,
-        workdir: str,
-        *,
-        step: int,
-        num_steps: int,
-        tensorboard: bool,
-        visible: bool,
-    ):
-        self.visible = visible
-        self.path = rundir.folder(workdir) / METRICS
-        self.num_steps = num_steps
-        self.board = self.bar = None
-        self.began, self.began_at = time.monotonic(), step
-        if not visible:
-            return
-        forget_after(self.path, step)
-        if tensorboard:
-            self.board = _tensorboard(workdir, step)
-        if sys.stderr.isatty():
-            self.bar = tqdm.tqdm(
-                total=num_steps, initial=step, unit="step", dynamic_ncols=True
-            )
-
-    def rewind(self, step: int) -> None:
-        """Back to `step`, after a divergence: what came after it is forgotten."""
-        self.began, self.began_at = time.monotonic(), step
-        if self.visible:
-            forget_after(self.path, step)
-        if self.board is not None:
-            self.board.close()
-            self.board = _tensorboard(self.path.parent, step)
-        if self.bar is not None:
-            self.bar.initial = self.bar.n = step
-            self.bar.start_t = time.time()
-            self.bar.refresh()
-
-    def advance(self) -> None:
-        """A step has been taken."""
-        if self.bar is not None:
-            self.bar.update()
-
-    def write(self, step: int, split: str, metrics: dict[str, Any]) -> None:
-        """One line; `split` is "train", "valid" or "event"."""
-        if not self.visible:
-            return
-        line = {"step": step, "split": split, **metrics}
-        rundir.append(self.path, json.dumps(line) + "\n")
-        if self.board is not None:
-            for name, value in metrics.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(f"{split}/{name}", value, step)
-        text = ", ".join(
-            form.format(metrics[name])
-            for name, form in SHOWN.items()
-            if metrics.get(name) is not None
-        )
-        if split == "train" and self.bar is not None:
-            self.bar.set_postfix_str(text)
-        elif split == "train":
-            print(f"step {step}/{self.num_steps}: {text}, {self._left(step)}")
-        else:
-            self.say(f"step {step} {split}: {text or json.dumps(metrics)}")
-
-    def say(self, text: str) -> None:
-        """A line for the reader."""
-        if self.visible:
-            tqdm.tqdm.write(text)
-            sys.stdout.flush()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        if self.board is not None:
-            self.board.close()
-
-    def _left(self, step):
-        pace = (time.monotonic() - self.began) / max(step - self.began_at, 1)
-        left = int(pace * (self.num_steps - step))
-        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-
-
-def forget_after(path: epath.Path, step: int) -> None:
-    """Drops from a log what came after `step`, which is going to come again.
-
-    Divergences stay: they are also the record of how often there was one.
+    Events stay: they are also the record of past divergences.
     """
     if not path.exists():
         return
@@ -148,7 +252,7 @@ def forget_after(path: epath.Path, step: int) -> None:
 
 
 def events(workdir: str) -> list[dict]:
-    """The divergences of the run so far, as `Writer.write` has them."""
+    """The divergences of the run so far, as they stand in the log."""
     path = rundir.folder(workdir) / METRICS
     if not path.exists():
         return []
@@ -156,18 +260,9 @@ def events(workdir: str) -> list[dict]:
 
 
 def read(path: epath.Path) -> Iterator[dict]:
-    """The lines of a log. The last may have been cut off by a crash: left out."""
+    """The lines of a log. A last line that a crash cut off is left out."""
     for line in path.read_text().splitlines():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
-
-
-def _tensorboard(workdir, step):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        logging.info("no TensorBoard events: pip install 'ebmjax[tensorboard]'")
-        return None
-    return SummaryWriter(str(workdir), purge_step=step + 1)

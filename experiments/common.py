@@ -157,7 +157,7 @@ def result(
     missing = [part for part in parts if "error" in numbers.get(part, {"error": ""})]
     if missing:
         print(f"evaluating {workdir}: {', '.join(missing)}", flush=True)
-        numbers = evaluation.evaluate(runs.at(str(workdir), c), parts=missing)
+        numbers = evaluation.evaluate(runs.load_with_config(str(workdir), c), parts=missing)
     for part in parts:
         if "error" in numbers[part]:
             raise RuntimeError(f"{workdir}: {part}: {numbers[part]['error']}")
@@ -168,7 +168,7 @@ def is_finished(workdir: pathlib.Path, c: ml_collections.ConfigDict) -> bool:
     if not (workdir / runs.CONFIG).exists():
         return False
     try:
-        return runs.at(str(workdir), c).step >= c.num_steps
+        return runs.load_with_config(str(workdir), c).step >= c.num_steps
     except FileNotFoundError:
         return False
 

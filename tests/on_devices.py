@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import tiny
 
-from ebmjax import parallel, train_step
+from ebmjax import augment, parallel, train_step
 
 BATCH = 16
 RATE = 0.1
@@ -23,26 +23,24 @@ WEIGHTS = {
 }
 
 
-def settings(weights):
-    return tiny.settings(
-        inputs=train_step.Inputs(pad=1, flip=True, noise_std=0.1),
-        **weights,
-    )._replace(optimizer=optax.sgd(RATE))
+def case(weights):
+    noisy = augment.standard(pad=1, flip=True, noise_std=0.1)
+    return tiny.case(augment=noisy, **weights).replace(optimizer=optax.sgd(RATE))
 
 
-def program(settings, method="shard_map"):
+def program(case, method="shard_map"):
     return parallel.spmd(
-        functools.partial(train_step.train_step, settings=settings),
+        functools.partial(train_step.train_step, **case._asdict()),
         in_axes=(train_step.AXES, None, 0, None),
         out_axes=(train_step.AXES, None),
         method=method,
     )
 
 
-def arguments(settings):
+def arguments(case):
     """Of `program`: state, data, batch, key."""
     x = tiny.batch(BATCH)["image"]
-    state = train_step.init_state(jax.random.key(1), x, settings, num_chains=64)
+    state = train_step.init_state(jax.random.key(1), x, *case, num_chains=64)
     if state.chains is not None:
         state = state.replace(chains=parallel.split(state.chains))
     batch = {"image": tiny.images(BATCH, 3), "label": tiny.labels(BATCH, 3)}
@@ -57,7 +55,7 @@ def arguments(settings):
 
 def two_steps(name):
     """The first step's loss and gradient, and the parameters after the second."""
-    chosen = settings(WEIGHTS[name])
+    chosen = case(WEIGHTS[name])
     run = program(chosen)
     start, *rest = arguments(chosen)
     first, metrics = run(start, *rest)

@@ -73,7 +73,9 @@ def test_two_processes_that_were_interrupted_are_one(alone, together):
 
 def test_two_processes_evaluate_as_one(alone, together):
     c = digits_mlp.get_config()
-    found = evaluation.evaluate(runs.at(str(alone), c), parts=c.eval.parts)
+    found = evaluation.evaluate(
+        runs.load_with_config(str(alone), c), parts=c.eval.parts
+    )
     for part in c.eval.parts:
         ours, theirs = found[part], programs.results(together)[part]
         for key in ("seconds", "settings"):

@@ -1,3 +1,6 @@
+import collections
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -6,31 +9,35 @@ import optax
 import pytest
 import tiny
 
-from ebmjax import models, objectives, replay
+from ebmjax import models, objectives, replay, sgld
 
 KEY = jax.random.key(0)
 NETWORK = tiny.mlp()
 PARAMS, STATS = NETWORK.init(KEY, tiny.batch(2)["image"])
 BATCH = tiny.batch(8)
-DRAWN = objectives.Negatives(
-    p_x=tiny.batch(8, seed=5)["image"], p_x_y=tiny.batch(8, seed=6)["image"]
-)
+DRAWN = {
+    "samples": tiny.batch(8, seed=5)["image"],
+    "joint_samples": tiny.batch(8, seed=6)["image"],
+}
+
+
+def weighted(**weights):
+    return objectives.objective(weights)
 
 
 def loss(weights, batch=BATCH, drawn=DRAWN, network=NETWORK):
     """Of the parameters; only what the weights ask for is passed on."""
-    drawn = objectives.Negatives(
-        p_x=drawn.p_x if weights.p_x else None,
-        p_x_y=drawn.p_x_y if weights.p_x_y else None,
-    )
+    drawn = {name: x for name, x in drawn.items() if name in weights.needs}
     return lambda params: objectives.loss(
-        params, STATS, batch, drawn, KEY, network=network, weights=weights
+        params, STATS, batch, drawn, KEY, network=network, objective=weights
     )[0]
 
 
 def by_the_book(weights, batch=BATCH, labelled=BATCH, drawn=DRAWN):
     """Section by section from the papers: every term with its own passes, one
     example at a time, gradients of gradients."""
+
+    weight = collections.defaultdict(float, weights.weights)
 
     def f(params, x):
         return NETWORK.apply(params, {}, x[None])[0]
@@ -45,13 +52,15 @@ def by_the_book(weights, batch=BATCH, labelled=BATCH, drawn=DRAWN):
         image, label = batch["image"], labelled["label"]
         logits = jax.vmap(lambda x: f(params, x))(labelled["image"])
         return (
-            weights.cross_entropy
+            weight["cross_entropy"]
             * optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-            - weights.p_x * (each(image).mean() - each(drawn.p_x).mean())
-            - weights.p_x_y
-            * (joint(labelled["image"], label) - joint(drawn.p_x_y, label)).mean()
-            + weights.energy_variance * jnp.var(each(image))
-            + weights.approximate_mass
+            - weight["p_x"] * (each(image).mean() - each(drawn["samples"]).mean())
+            - weight["p_x_y"]
+            * (
+                joint(labelled["image"], label) - joint(drawn["joint_samples"], label)
+            ).mean()
+            + weight["energy_variance"] * jnp.var(each(image))
+            + weight["approximate_mass"]
             * jnp.sqrt(jnp.sum(slope(image) ** 2, axis=(1, 2, 3))).mean()
         )
 
@@ -83,24 +92,24 @@ def agree(ours, theirs):
     ids=lambda weights: "+".join(weights),
 )
 def test_every_objective_is_that_of_the_papers_in_value_and_gradient(weights):
-    weights = objectives.Weights(**weights)
+    weights = weighted(**weights)
     agree(loss(weights), by_the_book(weights))
 
 
 def test_labelled_images_serve_the_terms_with_labels_and_no_others():
-    weights = objectives.Weights(cross_entropy=1.0, p_x=0.5, energy_variance=0.3)
+    weights = weighted(cross_entropy=1.0, p_x=0.5, energy_variance=0.3)
     labelled = tiny.batch(8, seed=9)
     both = BATCH | {"labelled": labelled}
     agree(loss(weights, both), by_the_book(weights, labelled=labelled))
 
 
 def test_with_one_class_p_x_and_p_x_y_are_the_same():
-    network = models.network(models.MLP(1, features=(8,)))
+    network = models.network(models.MLP(1, features=(8,)), per_example=True)
     params, _ = network.init(KEY, BATCH["image"])
     batch = {"image": BATCH["image"], "label": jnp.zeros(8, int)}
-    drawn = objectives.Negatives(DRAWN.p_x, DRAWN.p_x)
+    drawn = {"samples": DRAWN["samples"], "joint_samples": DRAWN["samples"]}
     marginal, joint = (
-        jax.grad(loss(objectives.Weights(**w), batch, drawn, network))(params)
+        jax.grad(loss(weighted(**w), batch, drawn, network))(params)
         for w in (dict(p_x=1.0), dict(p_x_y=1.0))
     )
     chex.assert_trees_all_close(marginal, joint, rtol=1e-5)
@@ -109,67 +118,68 @@ def test_with_one_class_p_x_and_p_x_y_are_the_same():
 def test_batch_norm_sees_every_set_of_images_by_itself():
     network = tiny.batch_norm_net()
     params, stats = network.init(KEY, BATCH["image"])
-    weights = objectives.Weights(cross_entropy=1.0, p_x=1.0)
-    drawn = objectives.Negatives(DRAWN.p_x)
+    weights = weighted(cross_entropy=1.0, p_x=1.0)
+    drawn = {"samples": DRAWN["samples"]}
     total, aux = objectives.loss(
-        params, stats, BATCH, drawn, KEY, network=network, weights=weights
+        params, stats, BATCH, drawn, KEY, network=network, objective=weights
     )
     f_data, after = network.train(params, stats, BATCH["image"], KEY)
-    f_model, after = network.train(params, after, DRAWN.p_x, KEY)
+    f_model, after = network.train(params, after, DRAWN["samples"], KEY)
     expected = (
         optax.softmax_cross_entropy_with_integer_labels(f_data, BATCH["label"]).mean()
         - jax.nn.logsumexp(f_data, axis=-1).mean()
         + jax.nn.logsumexp(f_model, axis=-1).mean()
     )
     np.testing.assert_allclose(total, expected, rtol=1e-5)
-    chex.assert_trees_all_close(aux.stats, after, rtol=1e-5)
+    chex.assert_trees_all_close(aux.model_state, after, rtol=1e-5)
 
 
 def test_terms_without_weight_are_not_computed():
-    weights = objectives.Weights(cross_entropy=1.0)
+    weights = weighted(cross_entropy=1.0)
     classifier = jax.make_jaxpr(loss(weights))(PARAMS)
-    ng_ebm = jax.make_jaxpr(
-        loss(objectives.Weights(cross_entropy=1.0, approximate_mass=1.0))
-    )(PARAMS)
+    ng_ebm = jax.make_jaxpr(loss(weighted(cross_entropy=1.0, approximate_mass=1.0)))(
+        PARAMS
+    )
     dots = [str(jaxpr).count("dot_general") for jaxpr in (classifier, ng_ebm)]
     assert dots[0] == 2  # the two layers, once
     assert dots[1] > 2
 
 
-def run_chains(sampling, buffer, **weights):
-    return objectives.negatives(
+def run_chains(chains, buffer, *, noise_std=0.01, **weights):
+    return objectives.draw_samples(
         KEY,
         lambda x: NETWORK.apply(PARAMS, STATS, x),
         buffer,
         BATCH,
-        weights=objectives.Weights(**weights),
-        sampling=sampling,
+        needs=weighted(**weights).needs,
+        sampler=functools.partial(sgld.sgld, step_size=1.0, noise_std=noise_std),
+        chains=chains,
         num_classes=tiny.NUM_CLASSES,
     )
 
 
 def test_chains_walk_down_the_energy_and_return_to_their_slots():
     buffer = replay.init(KEY, 24, tiny.SHAPE)
-    sampling = objectives.Sampling(noise_std=0.0, num_steps=5, reinit_prob=0.0)
-    drawn, after, _ = run_chains(sampling, buffer, p_x=1.0)
+    chains = objectives.ChainSettings(num_steps=5, reinit_prob=0.0)
+    drawn, after, _ = run_chains(chains, buffer, noise_std=0.0, p_x=1.0)
 
     def log_p(x):
         return jax.nn.logsumexp(NETWORK.apply(PARAMS, STATS, x), axis=-1).mean()
 
     moved = np.any(np.asarray(buffer.samples != after.samples), axis=(1, 2, 3))
-    assert moved.sum() == 8 and drawn.p_x_y is None
+    assert moved.sum() == 8 and "joint_samples" not in drawn
     assert log_p(after.samples[moved]) > log_p(buffer.samples[moved]) + 0.01
-    assert {x.tobytes() for x in np.asarray(drawn.p_x)} == {
+    assert {x.tobytes() for x in np.asarray(drawn["samples"])} == {
         x.tobytes() for x in np.asarray(after.samples)[moved]
     }
 
 
 def test_class_conditional_chains_climb_their_own_logit():
     buffer = replay.init(KEY, 24, tiny.SHAPE)  # 8 slots a class
-    sampling = objectives.Sampling(
-        noise_std=0.0, num_steps=5, reinit_prob=0.0, class_conditional=True
+    chains = objectives.ChainSettings(
+        num_steps=5, reinit_prob=0.0, class_conditional=True
     )
-    _, after, _ = run_chains(sampling, buffer, p_x=1.0)
+    _, after, _ = run_chains(chains, buffer, noise_std=0.0, p_x=1.0)
     moved = np.flatnonzero(np.any(buffer.samples != after.samples, axis=(1, 2, 3)))
     label = moved // 8
     logit = [
@@ -181,8 +191,8 @@ def test_class_conditional_chains_climb_their_own_logit():
 
 def test_p_x_y_chains_stay_in_the_blocks_of_the_batch_labels():
     buffer = replay.init(KEY, 24, tiny.SHAPE)
-    sampling = objectives.Sampling(num_steps=1, reinit_prob=0.0)
-    _, after, _ = run_chains(sampling, buffer, p_x_y=1.0)
+    chains = objectives.ChainSettings(num_steps=1, reinit_prob=0.0)
+    _, after, _ = run_chains(chains, buffer, p_x_y=1.0)
     moved = np.flatnonzero(np.any(buffer.samples != after.samples, axis=(1, 2, 3)))
     np.testing.assert_array_equal(
         np.sort(moved // 8), np.sort(np.asarray(BATCH["label"]))

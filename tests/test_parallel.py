@@ -32,9 +32,9 @@ SCALARS = {
 @pytest.mark.parametrize("name", SCALARS)
 def test_a_step_sums_its_gradients_in_one_all_reduce(name, method):
     weights = dict(cross_entropy=1.0, p_x=1.0)
-    settings = on_devices.settings(on_devices.WEIGHTS.get(name, weights))
-    run = on_devices.program(settings, method)
-    text = run.lower(*on_devices.arguments(settings)).compile().as_text()
+    case = on_devices.case(on_devices.WEIGHTS.get(name, weights))
+    run = on_devices.program(case, method)
+    text = run.lower(*on_devices.arguments(case)).compile().as_text()
     found = COLLECTIVE.findall(text)
     assert {kind for _, kind in found} == {"all-reduce"}
     is_scalar = [shape == "f32[]" for shape, _ in found]
@@ -42,26 +42,26 @@ def test_a_step_sums_its_gradients_in_one_all_reduce(name, method):
     assert is_scalar.count(False) == 1  # gradients and metrics together
 
 
-def lowered(settings):
-    run = on_devices.program(settings)
-    return run, on_devices.arguments(settings)
+def lowered(case):
+    run = on_devices.program(case)
+    return run, on_devices.arguments(case)
 
 
 @pytest.mark.parametrize("name", ["classifier", "approximate_mass"])
 def test_a_batch_in_parts_gives_the_same_step(name):
-    settings = on_devices.settings(on_devices.WEIGHTS[name])
-    run, arguments = lowered(settings)
+    case = on_devices.case(on_devices.WEIGHTS[name])
+    run, arguments = lowered(case)
     whole, metrics = run(*arguments)
-    run, arguments = lowered(settings._replace(parts=2))
+    run, arguments = lowered(case.replace(accumulation_steps=2))
     in_parts, metrics_in_parts = run(*arguments)
     chex.assert_trees_all_close(whole, in_parts, rtol=1e-5, atol=1e-7)
     chex.assert_trees_all_close(metrics, metrics_in_parts, rtol=1e-5, atol=1e-7)
 
 
 def test_parts_have_chains_of_their_own_and_one_all_reduce():
-    settings = on_devices.settings(dict(cross_entropy=1.0, p_x=1.0))
-    settings = settings._replace(parts=2)
-    run, arguments = lowered(settings)
+    case = on_devices.case(dict(cross_entropy=1.0, p_x=1.0))
+    case = case.replace(accumulation_steps=2)
+    run, arguments = lowered(case)
     compiled = run.lower(*arguments).compile()
     assert len(COLLECTIVE.findall(compiled.as_text())) == 1
     state, metrics = compiled(*arguments)
@@ -77,15 +77,17 @@ EVERYTHING = dict(cross_entropy=1.0, p_x=0.1, energy_variance=0.1, approximate_m
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_spread_state_takes_the_steps_of_a_whole_one(parts):
-    settings = on_devices.settings(EVERYTHING)._replace(
-        parts=parts,
-        network=models.network(models.ConvNet(tiny.NUM_CLASSES, features=(32, 32))),
+    case = on_devices.case(EVERYTHING).replace(
+        accumulation_steps=parts,
+        network=models.network(
+            models.ConvNet(tiny.NUM_CLASSES, features=(32, 32)), per_example=True
+        ),
         optimizer=optim.optimizer("adamw", lambda _: 1e-3, weight_decay=0.1),
         clip_norm=0.5,
         ema_decay=0.9,
     )
-    whole, whole_metrics = three_steps(settings, spread=False)
-    spread, spread_metrics = three_steps(settings, spread=True)
+    whole, whole_metrics = three_steps(case, spread=False)
+    spread, spread_metrics = three_steps(case, spread=True)
     chex.assert_trees_all_close(whole, spread, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(whole_metrics, spread_metrics, rtol=1e-4, atol=1e-6)
     for name in ("params", "opt_state", "ema"):
@@ -93,15 +95,15 @@ def test_a_spread_state_takes_the_steps_of_a_whole_one(parts):
         assert part < 0.4 * one  # of the first of four devices
 
 
-def three_steps(settings, spread):
-    state, *rest = on_devices.arguments(settings)
+def three_steps(case, spread):
+    state, *rest = on_devices.arguments(case)
     axes = train_step.fully_sharded(state) if spread else train_step.AXES
     state = parallel.place(jax.device_get(state), axes)
     chex.clear_trace_counter()
 
     @chex.assert_max_traces(n=1)
     def counted(*args, axis_name):
-        kwargs = dict(settings=settings, axes=axes, axis_name=axis_name)
+        kwargs = dict(**case._asdict(), axes=axes, axis_name=axis_name)
         return train_step.train_step(*args, **kwargs)
 
     run = parallel.spmd(
@@ -121,12 +123,14 @@ def held(tree):
 
 
 def test_a_spread_gradient_is_summed_where_it_is_kept():
-    settings = on_devices.settings(dict(cross_entropy=1.0))
-    settings = settings._replace(network=models.network(models.MLP(4, (1024,))))
-    state, *rest = on_devices.arguments(settings)
+    case = on_devices.case(dict(cross_entropy=1.0))
+    case = case.replace(
+        network=models.network(models.MLP(4, (1024,)), per_example=True)
+    )
+    state, *rest = on_devices.arguments(case)
     axes = train_step.fully_sharded(state)
     run = parallel.spmd(
-        functools.partial(train_step.train_step, settings=settings, axes=axes),
+        functools.partial(train_step.train_step, **case._asdict(), axes=axes),
         in_axes=(axes, None, 0, None),
         out_axes=(axes, None),
     )
@@ -171,7 +175,7 @@ def test_rematerialisation_changes_the_memory_and_nothing_else():
 )
 def test_what_is_of_the_whole_batch_does_not_go_in_parts(changes, message):
     c = config.default()
-    for key, value in (changes | {"optimizer.accumulate": 2}).items():
+    for key, value in (changes | {"optimizer.accumulation_steps": 2}).items():
         config.assign(c, key, value)
     with pytest.raises(ValueError, match=message):
         config.check(c)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebmjax import energy, models, objectives, optim, replay, sgld
+from ebmjax import augment, energy, models, objectives, optim, recipe, replay, sgld
 from ebmjax import train_step as steps
 from ebmjax.interop import state_dict
 
@@ -113,20 +113,20 @@ def their_loss(model, objective, x, x_model, x_labelled, labels):
 
 def our_loss(params, stats, model, objective, x, x_model, x_labelled, labels):
     labelled = dict(image=x_labelled, label=labels)
-    batch, drawn = labelled, objectives.Negatives()
+    batch, drawn = labelled, {}
     if objective == "jem":  # the official loop has two streams of data
         batch = dict(image=x, label=labels, labelled=labelled)
-        drawn = drawn._replace(p_x=x_model)
+        drawn = {"samples": x_model}
     if objective == "joint":
-        drawn = drawn._replace(p_x_y=x_model)
+        drawn = {"joint_samples": x_model}
     return objectives.loss(
         params,
-        stats,
+        {"batch_stats": stats} if stats else {},
         batch,
         drawn,
         jax.random.key(0),
         network=models.network(model),
-        weights=objectives.Weights(**OBJECTIVES[objective]),
+        objective=objectives.objective(OBJECTIVES[objective]),
     )
 
 
@@ -144,9 +144,11 @@ def losses_and_gradients(objective, norm, dtype=np.float32):
     moments = {n: x for n, x in theirs.named_buffers() if "running" in n}
 
     (value, aux), grads = jax.value_and_grad(our_loss, has_aux=True)(
-        variables["params"], variables["stats"], model, objective, *arrays
+        variables["params"], variables["batch_stats"], model, objective, *arrays
     )
-    ours = state_dict.to_state_dict(model, {"params": grads, "stats": aux.stats})
+    ours = state_dict.to_state_dict(
+        model, {"params": grads, "batch_stats": {}} | aux.model_state
+    )
     tensors = {name: x.numpy() for name, x in (gradients | moments).items()}
     return (float(value), ours), (loss.item(), tensors)
 
@@ -191,27 +193,32 @@ def test_in_double_precision_all_agrees_to_ten_digits():
 
 
 def one_slot(model, variables, optimizer, start, **sampling):
-    """Settings and state of JEM in which nothing is left to chance: noise is off,
-    and all chains start from the buffer's only slot."""
-    settings = steps.Settings(
-        network=models.network(model),
-        optimizer=optimizer,
-        weights=objectives.Weights(cross_entropy=1.0, p_x=1.0),
-        num_classes=10,
-        sampling=objectives.Sampling(
-            noise_std=0.0, reinit_prob=0.0, replace=True, **sampling
+    """What `train_step` takes, and a state, of JEM in which nothing is left to
+    chance: noise is off, and all chains start from the buffer's only slot."""
+    case = dict(
+        recipe=recipe.Recipe(
+            network=models.network(model, per_example=model.norm != "batch"),
+            sampler=functools.partial(sgld.sgld, step_size=1.0, noise_std=0.0),
+            optimizer=optimizer,
+            augment=augment.standard(),
+        ),
+        settings=recipe.Settings(
+            objective=objectives.objective({"cross_entropy": 1.0, "p_x": 1.0}),
+            num_classes=10,
+            chains=objectives.ChainSettings(reinit_prob=0.0, replace=True, **sampling),
         ),
     )
+    stats = variables["batch_stats"]
     state = steps.TrainState(
         step=jnp.int32(0),
         recoveries=jnp.int32(0),
         params=variables["params"],
-        stats=variables["stats"],
+        model_state={"batch_stats": stats} if stats else {},
         opt_state=optimizer.init(variables["params"]),
         ema=None,
         chains=replay.Buffer(jnp.array(start)),
     )
-    return settings, state
+    return case, state
 
 
 @pytest.mark.slow
@@ -224,8 +231,8 @@ def test_three_steps_of_jem(weight_decay):
     start = uniform(1)
     schedule = optim.schedule(rate, num_steps=100, warmup_steps=warmup_steps)
     ours = optim.optimizer("adam", schedule, weight_decay=weight_decay)
-    settings, state = one_slot(model, variables, ours, start)
-    train_step = jax.jit(functools.partial(steps.train_step, settings=settings))
+    case, state = one_slot(model, variables, ours, start)
+    train_step = jax.jit(functools.partial(steps.train_step, **case))
     image, label = digits(6 * batch_size)
     image = np.round((image + 1) * 127.5).astype(np.uint8)
     for i in range(3):
@@ -251,7 +258,7 @@ def test_three_steps_of_jem(weight_decay):
         optimizer.step()
         np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5, atol=1e-5)
 
-    moved = state_dict.to_state_dict(model, {"params": state.params, "stats": {}})
+    moved = state_dict.to_state_dict(model, {"params": state.params, "batch_stats": {}})
     before = trained(None)
     for name, p in theirs.named_parameters():
         if p.grad is not None:
@@ -266,12 +273,12 @@ def test_chains_see_batch_norm_in_either_mode(train_mode):
     theirs, model, variables = both("batch")
     start, batch_size = uniform(1), 4
     optimizer = optim.optimizer("sgd", 0.0)
-    settings, state = one_slot(
+    case, state = one_slot(
         model, variables, optimizer, start, num_steps=5, train_mode=train_mode
     )
     image = np.zeros((batch_size, SIZE, SIZE, 3), np.uint8)
     batch = dict(image=image, label=np.zeros(batch_size, np.int32))
-    train_step = jax.jit(functools.partial(steps.train_step, settings=settings))
+    train_step = jax.jit(functools.partial(steps.train_step, **case))
     state, _ = train_step(state, None, batch, jax.random.key(0))
     chains = to_torch(np.repeat(start, batch_size, axis=0))
     right, wrong = (

@@ -8,10 +8,10 @@ import optax
 import pytest
 import tiny
 
-from ebmjax import objectives, parallel, train_step
+from ebmjax import augment, objectives, parallel, train_step
 
 KEY = jax.random.key(7)
-AUGMENTED = train_step.Inputs(pad=1, flip=True, noise_std=0.1)
+AUGMENTED = augment.standard(pad=1, flip=True, noise_std=0.1)
 DETERMINISTIC = [
     dict(cross_entropy=1.0),
     dict(cross_entropy=1.0, energy_variance=1.0, approximate_mass=0.5),
@@ -19,10 +19,10 @@ DETERMINISTIC = [
 JEM = dict(cross_entropy=1.0, p_x=1.0)
 
 
-def start(settings, num_devices):
+def start(case, num_devices):
     """A state for so many devices, and two steps' batches as [D, B/D, ...]."""
     x = tiny.batch(8)["image"]
-    state = train_step.init_state(jax.random.key(1), x, settings, num_chains=24)
+    state = train_step.init_state(jax.random.key(1), x, *case, num_chains=24)
     if state.chains is not None:
         chains = jax.tree.map(
             lambda b: b.reshape(num_devices, -1, *b.shape[1:]), state.chains
@@ -36,13 +36,13 @@ def start(settings, num_devices):
     return state, [jax.tree.map(split, batch) for batch in batches]
 
 
-def on_devices(settings, method="shard_map", max_traces=1):
+def on_devices(case, method="shard_map", max_traces=1):
     """Two steps on all devices, with one trace."""
     chex.clear_trace_counter()
 
     @chex.assert_max_traces(n=max_traces)
     def counted(*args, axis_name):
-        return train_step.train_step(*args, settings=settings, axis_name=axis_name)
+        return train_step.train_step(*args, **case._asdict(), axis_name=axis_name)
 
     program = parallel.spmd(
         counted,
@@ -51,7 +51,7 @@ def on_devices(settings, method="shard_map", max_traces=1):
         method=method,
         donate=(0,),
     )
-    state, batches = start(settings, jax.device_count())
+    state, batches = start(case, jax.device_count())
     state = parallel.place(state, train_step.AXES)
     for batch in batches:
         state, metrics = program(
@@ -60,10 +60,10 @@ def on_devices(settings, method="shard_map", max_traces=1):
     return state, metrics
 
 
-def on_one(settings, num_devices):
+def on_one(case, num_devices):
     """The same on one device, which plays `num_devices` of them by vmap."""
-    state, batches = start(settings, num_devices)
-    fn = functools.partial(train_step.train_step, settings=settings, axis_name="i")
+    state, batches = start(case, num_devices)
+    fn = functools.partial(train_step.train_step, **case._asdict(), axis_name="i")
     fn = jax.vmap(
         fn, (train_step.AXES, None, 0, None), (train_step.AXES, None), axis_name="i"
     )
@@ -75,9 +75,9 @@ def on_one(settings, num_devices):
 @pytest.mark.parametrize("weights", DETERMINISTIC, ids=["classifier", "ng_ebm"])
 @pytest.mark.parametrize("method", parallel.METHODS)
 def test_four_devices_take_the_steps_that_one_takes(weights, method):
-    settings = tiny.settings(inputs=AUGMENTED, **weights)
-    one, one_metrics = on_one(settings, num_devices=1)
-    four, four_metrics = on_devices(settings, method)
+    case = tiny.case(augment=AUGMENTED, **weights)
+    one, one_metrics = on_one(case, num_devices=1)
+    four, four_metrics = on_devices(case, method)
     chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(one_metrics, four_metrics, rtol=1e-5)
     assert jax.tree.leaves(four.params)[0].ndim < 3  # no device axis
@@ -85,9 +85,9 @@ def test_four_devices_take_the_steps_that_one_takes(weights, method):
 
 @pytest.mark.parametrize("method", parallel.METHODS)
 def test_four_devices_take_the_jem_steps_of_four_simulated_ones(method):
-    settings = tiny.settings(**JEM)
-    one, one_metrics = on_one(settings, num_devices=4)
-    four, four_metrics = on_devices(settings, method)
+    case = tiny.case(**JEM)
+    one, one_metrics = on_one(case, num_devices=4)
+    four, four_metrics = on_devices(case, method)
     chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(one_metrics, four_metrics, rtol=1e-4)
     chex.assert_trees_all_close(one.chains, four.chains, atol=1e-5)
@@ -100,18 +100,19 @@ def test_four_devices_share_their_batch_statistics():
     over_devices = models.network(
         models.WideResNet(
             10, 1, tiny.NUM_CLASSES, norm="batch", axis_name=parallel.AXIS
-        )
+        ),
+        per_example=False,
     )
-    state, batches = start(tiny.settings(network, cross_entropy=1.0), 1)
+    state, batches = start(tiny.case(network, cross_entropy=1.0), 1)
     single = functools.partial(
-        train_step.train_step, settings=tiny.settings(network, cross_entropy=1.0)
+        train_step.train_step, **tiny.case(network, cross_entropy=1.0)._asdict()
     )
     flat = jax.tree.map(lambda x: x[0], batches[0])
     one, _ = jax.jit(single)(state, None, flat, KEY)
     program = parallel.spmd(
         functools.partial(
             train_step.train_step,
-            settings=tiny.settings(over_devices, cross_entropy=1.0),
+            **tiny.case(over_devices, cross_entropy=1.0)._asdict(),
         ),
         in_axes=(train_step.AXES, None, 0, None),
         out_axes=(train_step.AXES, None),
@@ -120,34 +121,34 @@ def test_four_devices_share_their_batch_statistics():
     four, _ = program(
         parallel.place(state, train_step.AXES), None, batch, parallel.place(KEY)
     )
-    chex.assert_trees_all_close(one.stats, four.stats, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(one.model_state, four.model_state, rtol=1e-4, atol=1e-6)
 
 
 def test_devices_have_chains_of_their_own():
-    state, _ = on_devices(tiny.settings(**JEM))
+    state, _ = on_devices(tiny.case(**JEM))
     samples = np.asarray(state.chains.samples)
     assert len({x.tobytes() for x in samples}) == 4
 
 
 def test_indices_into_resident_data_are_the_same_as_images():
-    settings = tiny.settings(inputs=AUGMENTED, cross_entropy=1.0)
-    state, _ = start(settings, 1)
+    case = tiny.case(augment=AUGMENTED, cross_entropy=1.0)
+    state, _ = start(case, 1)
     data = {"image": tiny.images(20), "label": tiny.labels(20)}
     index = np.array([3, 19, 0, 7])
-    run = jax.jit(functools.partial(train_step.train_step, settings=settings))
+    run = jax.jit(functools.partial(train_step.train_step, **case._asdict()))
     by_index, _ = run(state, data, {"index": index}, KEY)
     by_image, _ = run(state, None, {k: v[index] for k, v in data.items()}, KEY)
     chex.assert_trees_all_equal(by_index.params, by_image.params)
 
 
 def test_a_step_is_adam_on_the_gradient_of_the_loss():
-    settings = tiny.settings(cross_entropy=1.0)
-    state, _ = start(settings, 1)
+    case = tiny.case(cross_entropy=1.0)
+    state, _ = start(case, 1)
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
-    found, metrics = train_step.train_step(state, None, batch, KEY, settings=settings)
+    found, metrics = train_step.train_step(state, None, batch, KEY, **case._asdict())
 
     def loss(params):
-        logits = settings.network.apply(params, {}, tiny.batch(8)["image"])
+        logits = case.recipe.network.apply(params, {}, tiny.batch(8)["image"])
         return optax.softmax_cross_entropy_with_integer_labels(
             logits, tiny.labels(8)
         ).mean()
@@ -161,26 +162,26 @@ def test_a_step_is_adam_on_the_gradient_of_the_loss():
 
 
 def test_a_recovered_run_has_another_stream_and_smaller_updates():
-    settings = tiny.settings(cross_entropy=1.0)._replace(recovery_lr_factor=0.25)
-    noisy = settings._replace(inputs=AUGMENTED)
-    state, _ = start(settings, 1)
+    case = tiny.case(cross_entropy=1.0).replace(recovery_lr_factor=0.25)
+    noisy = case.replace(augment=AUGMENTED)
+    state, _ = start(case, 1)
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
     recovered = state.replace(recoveries=jnp.int32(2))
     change = lambda new: jax.tree.map(jnp.subtract, new.params, state.params)  # noqa: E731
-    once, _ = train_step.train_step(state, None, batch, KEY, settings=settings)
-    again, _ = train_step.train_step(recovered, None, batch, KEY, settings=settings)
+    once, _ = train_step.train_step(state, None, batch, KEY, **case._asdict())
+    again, _ = train_step.train_step(recovered, None, batch, KEY, **case._asdict())
     expected = jax.tree.map(lambda d: d / 16, change(once))
     chex.assert_trees_all_close(change(again), expected, rtol=1e-3, atol=1e-7)
-    _, first = train_step.train_step(state, None, batch, KEY, settings=noisy)
-    _, other = train_step.train_step(recovered, None, batch, KEY, settings=noisy)
+    _, first = train_step.train_step(state, None, batch, KEY, **noisy._asdict())
+    _, other = train_step.train_step(recovered, None, batch, KEY, **noisy._asdict())
     assert first["loss"] != other["loss"]
 
 
 def test_ema_is_the_running_mean_of_the_parameters():
-    settings = tiny.settings(cross_entropy=1.0)._replace(ema_decay=0.75)
-    state, _ = start(settings, 1)
+    case = tiny.case(cross_entropy=1.0).replace(ema_decay=0.75)
+    state, _ = start(case, 1)
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
-    after, _ = train_step.train_step(state, None, batch, KEY, settings=settings)
+    after, _ = train_step.train_step(state, None, batch, KEY, **case._asdict())
     expected = jax.tree.map(
         lambda old, new: 0.75 * old + 0.25 * new, state.params, after.params
     )
@@ -188,17 +189,17 @@ def test_ema_is_the_running_mean_of_the_parameters():
 
 
 def test_a_labelled_stream_feeds_cross_entropy_alone():
-    settings = tiny.settings(
-        cross_entropy=1.0, energy_variance=1.0, sampling=objectives.Sampling()
+    case = tiny.case(
+        cross_entropy=1.0, energy_variance=1.0, chains=objectives.ChainSettings()
     )
-    state, _ = start(settings, 1)
+    state, _ = start(case, 1)
     batch = {"image": tiny.images(8), "label": tiny.labels(8)}
     labelled = {"image": tiny.images(8, 9), "label": tiny.labels(8, 9)}
-    run = functools.partial(train_step.train_step, settings=settings)
+    run = functools.partial(train_step.train_step, **case._asdict())
     _, plain = run(state, None, batch, KEY)
     _, both = run(state, None, batch | {"labelled": labelled}, KEY)
     assert both["energy_variance"] == plain["energy_variance"]
-    logits = settings.network.apply(state.params, {}, tiny.batch(8, 9)["image"])
+    logits = case.recipe.network.apply(state.params, {}, tiny.batch(8, 9)["image"])
     expected = optax.softmax_cross_entropy_with_integer_labels(
         logits, labelled["label"]
     ).mean()
@@ -206,13 +207,15 @@ def test_a_labelled_stream_feeds_cross_entropy_alone():
 
 
 def test_a_long_gradient_is_cut_to_the_norm_that_is_allowed():
-    settings = tiny.settings(cross_entropy=1.0)._replace(optimizer=optax.sgd(1.0))
+    case = tiny.case(cross_entropy=1.0).replace(optimizer=optax.sgd(1.0))
 
     def length_of_step(clip_norm):
-        state, (batch, _) = start(settings, 1)
+        state, (batch, _) = start(case, 1)
         flat = jax.tree.map(lambda x: x[0], batch)
-        clipped = settings._replace(clip_norm=clip_norm)
-        new, metrics = train_step.train_step(state, None, flat, KEY, settings=clipped)
+        clipped = case.replace(clip_norm=clip_norm)
+        new, metrics = train_step.train_step(
+            state, None, flat, KEY, **clipped._asdict()
+        )
         moved = jax.tree.map(jnp.subtract, new.params, state.params)
         return float(optax.tree.norm(moved)), float(metrics["grad_norm"])
 

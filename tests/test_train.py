@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ebmjax import checkpoint, config, parallel, recipe, runs, train, writers
+from ebmjax import checkpoint, config, plan, processes, recovery, runs, train, writers
 
 OBJECTIVES = {
     "classifier": {},
@@ -74,7 +74,7 @@ def numbers_of(workdir):
 
 
 def interrupt_at(monkeypatch, step):
-    monkeypatch.setattr(parallel, "agreed_to_stop", lambda now, signalled: now == step)
+    monkeypatch.setattr(processes, "agreed_to_stop", lambda now, signalled: now == step)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -117,14 +117,14 @@ def test_a_spread_run_goes_on_whole(tmp_path, monkeypatch):
 def test_a_run_that_is_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     c = small(objective__p_x=1.0)
     train.fit(c, str(tmp_path / "whole"))
-    write = writers.Writer.write
+    write = writers.JsonLines.write
 
     def be_killed(writer, step, split, metrics):
         write(writer, step, split, metrics)
         if step == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(writers.Writer, "write", be_killed)
+    monkeypatch.setattr(writers.JsonLines, "write", be_killed)
     with pytest.raises(KeyboardInterrupt):
         train.fit(c, str(tmp_path / "killed"))
     monkeypatch.undo()
@@ -140,9 +140,7 @@ def test_what_is_saved_is_what_was_when_it_was_saved(tmp_path):
     """The host's part is written later, while the meter already goes on."""
     sums = {"loss": 1.0}
     c = small()
-    splits = recipe.splits(c)
-    settings = recipe.settings(c, len(splits.class_names))
-    state = train.fresh_state(c, settings, splits.train.image[: c.batch_size])
+    state = plan.make_plan(c).make_state()
     with checkpoint.manager(str(tmp_path)) as checkpoints:
         checkpoint.save(checkpoints, 1, state, {"sums": sums})
         sums["loss"] = 2.0
@@ -212,7 +210,7 @@ def test_every_divergence_is_remembered_and_no_checkpoint_lost(tmp_path):
         recovery__max_recoveries=2,
     )
     for _ in range(2):  # the second start finds that there is nothing left to try
-        with pytest.raises(train.Diverged):
+        with pytest.raises(recovery.Diverged):
             train.fit(c, str(tmp_path))
     events = [x for x in numbers_of(tmp_path) if x["split"] == "event"]
     assert [(x["step"], x["recoveries"]) for x in events] == [(8, 1), (4, 2)]
@@ -225,14 +223,14 @@ def test_every_divergence_is_remembered_and_no_checkpoint_lost(tmp_path):
 
 def test_a_run_of_bad_chains_goes_back_and_trains_on(tmp_path, monkeypatch):
     c = small(objective__p_x=1.0, num_steps=12)
-    check = train.check_metrics
+    check = recovery.check_metrics
 
     def spoilt(at, metrics, max_loss):
         if at == 7 and not writers.events(tmp_path):
             metrics = metrics | {"energy_model": float("nan")}
         check(at, metrics, max_loss)
 
-    monkeypatch.setattr(train, "check_metrics", spoilt)
+    monkeypatch.setattr(recovery, "check_metrics", spoilt)
     train.fit(c, str(tmp_path))
     (event,) = writers.events(tmp_path)
     assert (event["step"], event["diverged_at"]) == (4, 7)
@@ -282,7 +280,7 @@ def test_divergence_without_end_names_step_and_term(tmp_path):
         recovery__lr_factor=1.0,
         recovery__max_recoveries=2,
     )
-    with pytest.raises(train.Diverged, match="diverged at step .: (cross|grad|val)"):
+    with pytest.raises(recovery.Diverged, match="diverged at step .: (cross|grad|val)"):
         train.fit(c, str(tmp_path))
     events = [x for x in numbers_of(tmp_path) if x["split"] == "event"]
     assert [x["recoveries"] for x in events] == [1, 2]
@@ -290,11 +288,11 @@ def test_divergence_without_end_names_step_and_term(tmp_path):
 
 def test_the_first_bad_term_is_named_before_their_sum():
     metrics = {"loss": float("nan"), "cross_entropy": 1.0, "p_x": float("inf")}
-    with pytest.raises(train.Diverged, match="step 7: p_x is inf"):
-        train.check_metrics(7, metrics, 1e4)
-    with pytest.raises(train.Diverged, match="energy_data is -20000"):
-        train.check_metrics(7, {"energy_data": -2e4}, 1e4)
-    train.check_metrics(7, {"grad_norm": 1e6, "loss": -50.0}, 1e4)
+    with pytest.raises(recovery.Diverged, match="step 7: p_x is inf"):
+        recovery.check_metrics(7, metrics, 1e4)
+    with pytest.raises(recovery.Diverged, match="energy_data is -20000"):
+        recovery.check_metrics(7, {"energy_data": -2e4}, 1e4)
+    recovery.check_metrics(7, {"grad_norm": 1e6, "loss": -50.0}, 1e4)
 
 
 def test_the_best_and_the_last_checkpoints_are_kept(tmp_path):
@@ -363,11 +361,11 @@ def test_another_runs_directory_is_refused_and_left_as_it_is(tmp_path):
     "changes, message",
     [
         (dict(batch_size=30), "config.batch_size of 30 does not divide over 4 devices"),
-        (dict(batch_size=4000), "4000, but there are 1377 training images"),
+        (dict(batch_size=4000), "4000, but there are 1377 training examples"),
         (dict(data__pad=8), "config.data.pad is 8"),
         (dict(objective__p_x=1.0, sgld__buffer_size=402), "buffer_size is 402"),
         (dict(objective__p_x_y=1.0, sgld__buffer_size=40), "a device's block of 1"),
-        (dict(data__num_valid=0, eval__checkpoint="best"), "needs validation images"),
+        (dict(data__num_valid=0, eval__checkpoint="best"), "needs validation examples"),
     ],
 )
 def test_sizes_that_do_not_fit_are_told_before_anything_is_written(

@@ -16,11 +16,19 @@ from ebmjax.data.images import Dataset, checked_size, read_folder, read_npz, res
 _PARTS = ("train", "test")
 
 
+class Scaling(NamedTuple):
+    """Standardises vectors: (x - mean) / std."""
+
+    mean: np.ndarray  # float32 [D]
+    std: np.ndarray  # float32 [D], positive
+
+
 class Splits(NamedTuple):
     train: Dataset
     valid: Dataset  # held out from the training images; empty if num_valid = 0
     test: Dataset
     class_names: tuple[str, ...]
+    scaling: Scaling | None = None  # of vectors [N, D]; None for images
 
 
 def load(name, *, data_dir=None, num_valid=5_000, split_seed=1234) -> Splits:

@@ -65,7 +65,7 @@ def main(argv):
     processes.restore_sigterm()
 
     results = evaluation.evaluate(
-        runs.at(_WORKDIR.value, c),
+        runs.load_with_config(_WORKDIR.value, c),
         parts=_PARTS.value or tuple(evaluation.PARTS),
         progress=sys.stderr.isatty(),
     )

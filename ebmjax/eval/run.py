@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ebmjax import config, processes, recipe, rundir, runs
+from ebmjax import config, plan, processes, rundir, runs
 from ebmjax.eval import charts, generation, parts, report, robustness
 from ebmjax.eval.summary import table
 
@@ -94,7 +94,7 @@ def _check_alike(run):
     c = run.config
     processes.check_same("the config", config.to_json(c).encode())
     processes.check_same("the checkpoint", str(run.step).encode())
-    recipe.read_by_all(run.splits)
+    plan.read_on_every_process(run.splits)
 
 
 def draw(workdir: str) -> None:

@@ -137,7 +137,8 @@ def make_run(
     that `c` needs and the checkpoint does not have. Raises ValueError if there is a
     run in `workdir`, or the number of classes is not that of the data set.
     """
-    from ebmjax import checkpoint, config, recipe, replay, rundir, runs, train_step
+    from ebmjax import checkpoint, config, objectives, replay, rundir, runs, train_step
+    from ebmjax import recipe as recipes
 
     folder = rundir.folder(workdir)
     if any((folder / name).exists() for name in (runs.CONFIG, checkpoint.FOLDER)):
@@ -151,14 +152,15 @@ def make_run(
         c.sgld.buffer_size = len(chains)
     config.check(c)
     names = _class_names(c, model.num_classes)
-    params, stats = variables["params"], variables["stats"]
+    params, stats = variables["params"], variables["batch_stats"]
     channels = params["conv1"]["kernel"].shape[2]
     shape = (32, 32, channels) if chains is None else chains.shape[1:]
 
-    settings = recipe.settings(c, model.num_classes)
+    settings = recipes.settings(c, model.num_classes)
+    complete = recipes.from_config(c, model.num_classes)
     described = f"WRN-{model.depth}-{model.width}, norm {model.norm}"
     described += f", {len(names)} classes"
-    if not settings.weights.sampled:
+    if not settings.objective.sampled:
         chains = None
         described += "\nno chains, for its objective has no use for them"
     elif chains is None:
@@ -171,13 +173,19 @@ def make_run(
         step=np.int32(0),
         recoveries=np.int32(0),
         params=params,
-        stats=stats,
-        opt_state=settings.optimizer.init(params),
+        model_state={"batch_stats": stats} if stats else {},
+        opt_state=complete.optimizer.init(params),
         ema=params if c.optimizer.ema_decay else None,
         # As if of one device; they are dealt to those that there are.
         chains=None if chains is None else replay.Buffer(np.asarray(chains)[None]),
     )
-    facts = {"class_names": list(names), "image_shape": list(shape)}
+    facts = runs.Facts(
+        class_names=list(names),
+        image_shape=list(shape),
+        num_blocks=objectives.num_blocks(
+            settings.objective, settings.chains, model.num_classes
+        ),
+    )._asdict()
     with checkpoint.manager(workdir) as stored:
         checkpoint.save(stored, 0, state, facts | {"sums": {}, "count": 0})
     with runs.claimed(workdir, c):
@@ -196,8 +204,9 @@ def export_run(workdir: str, path: str) -> None:
     model = models.WideResNet(
         depth=m.depth, width=m.width, num_classes=run.num_classes, norm=m.norm or None
     )
-    params, stats = jax.device_get(run.model.variables)
-    save_torch_checkpoint(path, model, {"params": params, "stats": stats}, run.buffer)
+    params, model_state = jax.device_get(run.model.variables)
+    stats = model_state.get("batch_stats", {})
+    save_torch_checkpoint(path, model, {"params": params, "batch_stats": stats}, run.buffer)
 
 
 def _config_of(model, chains):

@@ -12,7 +12,7 @@ import numpy as np
 from ebmjax import models
 
 _AFFINE = {"weight": ("params", "scale"), "bias": ("params", "bias")}
-_MOMENTS = {"running_mean": ("stats", "mean"), "running_var": ("stats", "var")}
+_MOMENTS = {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")}
 # PyTorch's name of a norm's tensor -> our collection and name of it.
 _NORMS = {
     None: {},
@@ -39,7 +39,7 @@ def from_state_dict(
             f"missing: {listed(missing)}; unexpected: {listed(unexpected)}"
         )
 
-    variables = {"params": {}, "stats": {}}
+    variables = {"params": {}, "batch_stats": {}}
     for name, (*folders, leaf) in places.items():
         folder = variables
         for key in folders:

@@ -1,0 +1,206 @@
+"""The plan of a run: everything that is known and checked before training starts."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from ebmjax import (
+    augment,
+    config,
+    data,
+    models,
+    objectives,
+    parallel,
+    processes,
+    replay,
+    runs,
+    train_step,
+)
+from ebmjax import recipe as recipes
+from ebmjax.data import batches
+
+
+class Plan(NamedTuple):
+    """A checked config, recipe and data set, and what follows from them."""
+
+    config: ml_collections.ConfigDict
+    recipe: recipes.Recipe  # complete
+    settings: recipes.Settings
+    splits: data.Splits
+    num_blocks: int  # of the replay buffer
+    make_state: Callable[[], train_step.TrainState]  # at step 0
+    axes: train_step.TrainState
+    facts: runs.Facts
+
+
+def make_plan(
+    c: ml_collections.ConfigDict,
+    recipe: recipes.Recipe | None = None,
+    splits: data.Splits | None = None,
+) -> Plan:
+    """Everything that is known before training starts.
+
+    Raises ValueError for values, sizes or data that do not fit together.
+    """
+    config.check(c)
+    processes.check_same("the config", config.to_json(c).encode())
+    if splits is None:
+        splits = read_on_every_process(lambda: runs.load_splits(c))
+    num_classes = len(splits.class_names)
+    complete = recipes.complete(recipe, c, num_classes)
+    settings = recipes.settings(c, num_classes, complete.terms, splits.scaling)
+    num_blocks = objectives.num_blocks(settings.objective, settings.chains, num_classes)
+    check_sizes(c, splits, settings, num_blocks)
+    first = augment.to_float(splits.train.image[: c.batch_size], splits.scaling)
+    complete = _with_known_dependence(complete, first, settings)
+    make_state = functools.partial(fresh_state, c, complete, settings, first)
+    own = (
+        []
+        if recipe is None
+        else [
+            name for name in recipes.FOR_EVALUATION if getattr(recipe, name) is not None
+        ]
+    )
+    scaling = splits.scaling and [x.tolist() for x in splits.scaling]
+    return Plan(
+        config=c,
+        recipe=complete,
+        settings=settings,
+        splits=splits,
+        num_blocks=num_blocks,
+        make_state=make_state,
+        axes=_layout(c, jax.eval_shape(make_state)),
+        facts=runs.Facts(
+            class_names=list(splits.class_names),
+            image_shape=list(splits.train.image.shape[1:]),
+            num_blocks=num_blocks,
+            own=own,
+            scaling=scaling,
+        ),
+    )
+
+
+def read_on_every_process(read: Callable[[], data.Splits]) -> data.Splits:
+    """`read()`, which must give the same arrays in all processes.
+
+    Raises ValueError in all of them where one cannot read or has other data, and what
+    `read` raises where none can.
+    """
+    splits = processes.on_every_process(read)
+    for part in (splits.train, splits.valid, splits.test):
+        for x in part:
+            processes.check_same("the data set", np.ascontiguousarray(x).data)
+    return splits
+
+
+def fresh_state(
+    c: ml_collections.ConfigDict,
+    recipe: recipes.Recipe,
+    settings: recipes.Settings,
+    x: jax.Array,
+) -> train_step.TrainState:
+    """The state before step 0, chains as [D, N/D, ...]. A function of the seed.
+
+    x [B, ...] are the first training examples, as the network takes them.
+    """
+    state = train_step.init_state(
+        jax.random.fold_in(jax.random.key(c.seed), 0),
+        x,
+        recipe,
+        settings,
+        num_chains=c.sgld.buffer_size,
+    )
+    if state.chains is None:
+        return state
+    samples = state.chains.samples
+    samples = samples.reshape(jax.device_count(), -1, *samples.shape[1:])
+    return state.replace(chains=replay.Buffer(samples))
+
+
+def _with_known_dependence(recipe, x, settings):
+    """The recipe, with `network.per_example` found out where it is not said."""
+    if recipe.network.per_example is not None:
+        return recipe
+    independent = models.examples_are_independent(
+        recipe.network, x, axis_name=parallel.AXIS
+    )
+    if not independent and settings.accumulation_steps > 1:
+        raise ValueError(
+            "config.optimizer.accumulation_steps does not go with a network that takes"
+            " batch statistics: use config.model.remat"
+        )
+    return recipe._replace(network=recipe.network._replace(per_example=independent))
+
+
+def _layout(c, like):
+    """How the state lies on the devices."""
+    if not c.parallel.fsdp:
+        return train_step.AXES
+    axes = train_step.fully_sharded(like)
+    if not jax.tree.leaves(axes.params):
+        raise ValueError(
+            "config.parallel.fsdp: no layer can be cut into"
+            f" {jax.device_count()} equal parts that are large enough; set it to False"
+        )
+    return axes
+
+
+def check_sizes(
+    c: ml_collections.ConfigDict,
+    splits: data.Splits,
+    settings: recipes.Settings,
+    num_blocks: int,
+) -> None:
+    """Raises ValueError for sizes that do not fit together."""
+    parallel.check_divides("config.batch_size", c.batch_size)
+    num_devices = jax.device_count()
+    local_batch, steps = c.batch_size // num_devices, settings.accumulation_steps
+    if local_batch % steps:
+        raise ValueError(
+            f"a device's batch of {local_batch} is not a multiple of"
+            f" config.optimizer.accumulation_steps={steps}"
+        )
+    num, shape = len(splits.train.label), splits.train.image.shape[1:]
+    if c.batch_size > num:
+        raise ValueError(
+            f"config.batch_size is {c.batch_size},"
+            f" but there are {num} training examples"
+        )
+    _check_augmentation(c.data, shape)
+    if c.eval.checkpoint == "best" and not len(splits.valid.label):
+        raise ValueError(
+            "config.eval.checkpoint is 'best', which needs validation examples: set"
+            " config.data.num_valid"
+        )
+    batches.labelled_pool(c, splits)
+    if not settings.objective.sampled:
+        return
+    size, cells = c.sgld.buffer_size, num_blocks * num_devices
+    if size % cells:
+        raise ValueError(
+            f"config.sgld.buffer_size is {size}: it must be a multiple of {cells}"
+            f" ({num_devices} devices x {num_blocks} blocks)"
+        )
+    if size // cells < local_batch and not c.sgld.replace:
+        raise ValueError(
+            f"config.sgld.buffer_size is {size}: a device's block of {size // cells}"
+            f" chains is smaller than its batch of {local_batch}"
+        )
+
+
+def _check_augmentation(c, shape):
+    """Raises ValueError for an augmentation that examples of `shape` cannot have."""
+    if len(shape) == 1 and (c.pad or c.flip):
+        raise ValueError(
+            "config.data.pad and config.data.flip are for images, and the data are"
+            f" vectors of {shape[0]} numbers: set them to 0 and False"
+        )
+    if len(shape) == 3 and c.pad >= min(shape[:2]):
+        raise ValueError(
+            f"config.data.pad is {c.pad}: reflection needs less than the"
+            f" {shape[0]}x{shape[1]} image"
+        )
