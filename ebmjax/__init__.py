@@ -1,15 +1,57 @@
-"""Classifiers read as energy-based models: JEM and NG-EBM in JAX/Flax.
+"""Classifiers trained as energy models, in JAX and Flax.
 
-The pure parts (`energy`, `sgld`, `replay`, `losses`) need jax and nothing else;
-import them one by one: ``from ebmjax import sgld``.
+    run = ebmjax.fit(config, workdir)      # trains, or resumes what is there
+    run = ebmjax.load(workdir)             # reads a trained run back
+    results = ebmjax.evaluate(run)         # eval.json, pictures, report.html
+
+Everything is imported at its first use: ``import ebmjax`` loads nothing else. The pure
+modules `energy`, `sgld`, `replay` and `losses` need jax only.
 """
+
+import importlib
 
 __version__ = "0.1.0"
 
+_MEMBERS = {
+    "fit": "train",
+    "load": "runs",
+    "evaluate": "eval.evaluate",
+    "Recipe": "recipe",
+    "Term": "objectives",
+    "Splits": "data",
+    "Dataset": "data",
+    "Writer": "writers",
+}
+_MODULES = (
+    "augment",
+    "config",
+    "data",
+    "energy",
+    "eval",
+    "interop",
+    "losses",
+    "metrics",
+    "models",
+    "objectives",
+    "optim",
+    "recipe",
+    "replay",
+    "runs",
+    "sgld",
+    "train",
+    "train_step",
+    "writers",
+)
+__all__ = [*_MEMBERS, *_MODULES]
+
 
 def __getattr__(name):
-    if name == "load":  # `ebmjax.load(workdir)`, without its weight on import
-        from ebmjax.runs import load
-
-        return load
+    if name in _MEMBERS:
+        return getattr(importlib.import_module(f"ebmjax.{_MEMBERS[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"ebmjax.{name}")
     raise AttributeError(f"module 'ebmjax' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,9 @@
 """Optimisers and learning rates, from optax."""
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 import optax
 
 NAMES = ("adam", "adamw", "sgd")
@@ -54,3 +58,29 @@ def optimizer(
         "sgd": lambda: optax.chain(l2, optax.sgd(learning_rate, momentum)),
     }
     return optimizers[name]()
+
+
+def sam(rho: float, *, adaptive: bool = False) -> Callable:
+    """Sharpness-aware minimisation (Foret et al., 2021), for `Recipe.gradient`.
+
+    The gradient at w + e, where e is the perturbation of length `rho` that raises the
+    loss most to first order:
+
+        e = rho g / ‖g‖                      plain
+        e = rho w² g / ‖|w| g‖               adaptive (Kwon et al., 2021)
+
+    Metrics and model state are those of the evaluation at w. Both evaluations see the
+    same batch, samples and dropout.
+    """
+
+    def gradient(grad_fn, params):
+        grads, aux = grad_fn(params)
+        scale = jax.tree.map(jnp.abs, params) if adaptive else None
+        scaled = jax.tree.map(jnp.multiply, scale, grads) if adaptive else grads
+        length = rho / (optax.tree.norm(scaled) + 1e-12)
+        if adaptive:
+            scaled = jax.tree.map(jnp.multiply, scale, scaled)
+        shifted = jax.tree.map(lambda w, e: w + length * e, params, scaled)
+        return grad_fn(shifted)[0], aux
+
+    return gradient
