@@ -74,14 +74,14 @@ def settings(c: ml_collections.ConfigDict, num_classes: int) -> train_step.Setti
     return train_step.Settings(
         network=network(c, num_classes),
         optimizer=optimizer,
-        weights=objectives.Weights(**c.objective),
+        weights=objectives.Weights(**{k: w for k, w in c.objective.items() if w}),
         num_classes=num_classes,
         sampling=sampling(c),
         inputs=train_step.Inputs(c.data.pad, c.data.flip, c.data.noise_std),
         clip_norm=o.clip_norm,
         ema_decay=o.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,
-        parts=o.accumulate,
+        parts=o.accumulation_steps,
     )
 
 

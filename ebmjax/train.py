@@ -267,11 +267,11 @@ def validate(state: train_step.TrainState, now: int, job: Job) -> dict | None:
 def check_sizes(c, splits: data.Splits, settings: train_step.Settings) -> None:
     """Raises ValueError for sizes that do not fit together."""
     parallel.check_divides("config.batch_size", c.batch_size)
-    parts = c.optimizer.accumulate
+    parts = c.optimizer.accumulation_steps
     if c.batch_size // jax.device_count() % parts:
         raise ValueError(
             f"a device's batch of {c.batch_size // jax.device_count()} does not fall"
-            f" into config.optimizer.accumulate={parts} equal parts"
+            f" into config.optimizer.accumulation_steps={parts} equal parts"
         )
     num, (height, width) = len(splits.train.label), splits.train.image.shape[1:3]
     if c.batch_size > num:

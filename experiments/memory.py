@@ -63,7 +63,7 @@ def imagenet(name, changes):
 PLANS = [
     *(Plan(name, changes) for name, changes in ADD.items()),
     *(Plan(f"{name}, remat", changes | REMAT) for name, changes in ADD.items()),
-    Plan("JEM, 4 parts", ADD["JEM"] | {"optimizer.accumulate": 4}),
+    Plan("JEM, 4 parts", ADD["JEM"] | {"optimizer.accumulation_steps": 4}),
     Plan("JEM, bfloat16, remat", ADD["JEM"] | REMAT | HALF),
     Plan("JEM, bfloat16, remat, FSDP", ADD["JEM"] | REMAT | HALF | FSDP),
     Plan("WRN-28-40, JEM, bfloat16, remat", ADD["JEM"] | REMAT | HALF | WIDE),

@@ -62,7 +62,7 @@ def test_rematerialisation_keeps_what_enters_blocks_for_a_gradient_of_a_gradient
 
 def test_parts_and_rematerialisation_keep_less():
     whole = memory.kept(memory.Plan("", {}))
-    parts = memory.kept(memory.Plan("", {"optimizer.accumulate": 4}))
+    parts = memory.kept(memory.Plan("", {"optimizer.accumulation_steps": 4}))
     remat = memory.kept(memory.Plan("", memory.REMAT))
     assert parts == pytest.approx(whole / 4, rel=0.05)
     assert remat < whole / 2

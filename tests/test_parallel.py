@@ -171,7 +171,7 @@ def test_rematerialisation_changes_the_memory_and_nothing_else():
 )
 def test_what_is_of_the_whole_batch_does_not_go_in_parts(changes, message):
     c = config.default()
-    for key, value in (changes | {"optimizer.accumulate": 2}).items():
+    for key, value in (changes | {"optimizer.accumulation_steps": 2}).items():
         config.assign(c, key, value)
     with pytest.raises(ValueError, match=message):
         config.check(c)
