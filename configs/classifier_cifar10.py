@@ -6,12 +6,10 @@ The baseline of both papers: the same network and noise, cross-entropy alone, fo
 epochs. Without normalisation Grathwohl et al. (2020) report 93.6 % (as recalled).
 """
 
-from ebmjax import config
+from ebmjax import presets
 
 
 def get_config(variant: str = "full"):
-    c = config.default()
-    c.data.name = "cifar10"
-    c.num_steps = 150 * 703
-    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar100", "celeb_a")
-    return config.variant(c, variant)
+    c = presets.cifar10()
+    presets.epochs(c, 150)
+    return presets.variant(c, variant)

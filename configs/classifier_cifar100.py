@@ -6,12 +6,10 @@ The baseline of both papers; Grathwohl et al. (2020) report 74.2 % accuracy (as
 recalled) and ECE 22.32 %.
 """
 
-from ebmjax import config
+from ebmjax import presets
 
 
 def get_config(variant: str = "full"):
-    c = config.default()
-    c.data.name = "cifar100"
-    c.num_steps = 150 * 703
-    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar10")
-    return config.variant(c, variant)
+    c = presets.cifar100()
+    presets.epochs(c, 150)
+    return presets.variant(c, variant)

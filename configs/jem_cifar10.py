@@ -7,15 +7,11 @@ on a GPU. The schedule is the official code's: 200 epochs of 703 steps, rate tim
 at epochs 160 and 180.
 """
 
-from ebmjax import config
+from ebmjax import presets
 
 
 def get_config(variant: str = "full"):
-    c = config.default()
-    c.data.name = "cifar10"
-    c.objective.p_x = 1.0
-    c.num_steps = 200 * 703
-    c.optimizer.decay = "step"
-    c.optimizer.boundaries = (160 * 703, 180 * 703)
-    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar100", "celeb_a")
-    return config.variant(c, variant)
+    c = presets.cifar10()
+    presets.jem(c)
+    presets.epochs(c, 200, decay_at=(160, 180))
+    return presets.variant(c, variant)

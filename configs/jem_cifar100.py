@@ -6,15 +6,11 @@ Grathwohl et al. (2020), section 5.1: 72.2 % accuracy (as recalled), ECE 4.87 % 
 without the energy). Schedule as for CIFAR-10.
 """
 
-from ebmjax import config
+from ebmjax import presets
 
 
 def get_config(variant: str = "full"):
-    c = config.default()
-    c.data.name = "cifar100"
-    c.objective.p_x = 1.0
-    c.num_steps = 200 * 703
-    c.optimizer.decay = "step"
-    c.optimizer.boundaries = (160 * 703, 180 * 703)
-    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar10")
-    return config.variant(c, variant)
+    c = presets.cifar100()
+    presets.jem(c)
+    presets.epochs(c, 200, decay_at=(160, 180))
+    return presets.variant(c, variant)

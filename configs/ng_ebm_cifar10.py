@@ -6,14 +6,11 @@ Piland et al. (2023): ECE 2.5 times better than a classifier's. No sampling: a s
 costs twice a classifier's arithmetic. 150 epochs of 703 steps at a constant rate.
 """
 
-from ebmjax import config
+from ebmjax import presets
 
 
 def get_config(variant: str = "full"):
-    c = config.default()
-    c.data.name = "cifar10"
-    c.num_steps = 150 * 703
-    c.objective.energy_variance = 1.0
-    c.objective.approximate_mass = 1.0
-    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar100", "celeb_a")
-    return config.variant(c, variant)
+    c = presets.cifar10()
+    presets.ng_ebm(c)
+    presets.epochs(c, 150)
+    return presets.variant(c, variant)

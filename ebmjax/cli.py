@@ -14,95 +14,129 @@ import ml_collections
 from absl import flags
 from absl import logging as absl_logging
 
-# A user's mistakes and the machine's; what else is raised is ours, with traceback.
-FAULTS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
+from ebmjax import config
+from ebmjax.config_file import OVERRIDE, sentence
+from ebmjax.config_file import load_config as load_config
+from ebmjax.config_file import recipe_of as recipe_of
+from ebmjax.config_file import unexpected as unexpected
+
+# Mistakes of the user and failures of the machine, told in one sentence; any other
+# exception is a defect of the program and ends it with a traceback.
+USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's parser, but what is wrong with a config is told in one sentence."""
+    """absl's parser of flags, which ends the program in one sentence on an error.
+
+    Overrides of the config, --config.key=value, are no flags: they follow the
+    positional arguments in what is returned, for `load_config`.
+    """
+    rest, overrides = _split_overrides(argv)
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, TypeError, *FAULTS) as error:
-        # What a config file raises comes wrapped, its traceback in the message.
-        while "Traceback" in str(error) and (error.__cause__ or error.__context__):
-            error = error.__cause__ or error.__context__
-        sys.exit(f"error: {_sentence(error)}")
+        return flags.FLAGS(rest) + overrides
+    except flags.UnrecognizedFlagError as error:
+        near = config.nearest(error.flagname, flags.FLAGS)
+        sys.exit(f"error: {unexpected(f'--{error.flagname}')}{near}")
+    except flags.Error as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
-def one_sentence(main: Callable) -> Callable:
-    """`main`, ending in one sentence where it fails; --v=1 shows the place too."""
+def _split_overrides(argv):
+    """All other arguments, and the overrides in the form --config.key=value."""
+    rest, overrides, arguments = [], [], iter(argv)
+    for argument in arguments:
+        match = OVERRIDE.fullmatch(argument)
+        if match is None:
+            rest.append(argument)
+            continue
+        negated, key, text = match.groups()
+        if text is None and (negated or isinstance(_default(key), bool)):
+            text = "false" if negated else "true"
+        elif text is None:  # --config.key value
+            text = next(arguments, "")
+        overrides.append(f"--config.{key}={text}")
+    return rest, overrides
+
+
+def _default(key):
+    return config.KEYS[key].default if key in config.KEYS else None
+
+
+def report_errors(main: Callable) -> Callable:
+    """`main`, whose `USER_ERRORS` end the program in one sentence and with exit code 1.
+
+    With --v=1 they show their traceback.
+    """
 
     @functools.wraps(main)
     def wrapped(argv):
-        talkative = flags.FLAGS["v"].value > 0
-        _show_log(talkative)
+        verbose = flags.FLAGS["v"].value > 0
+        configure_logging(verbose)
         try:
             main(argv)
         except (Exception, KeyboardInterrupt) as error:
-            if talkative or not isinstance(error, FAULTS):
-                _end_among_several(traceback.format_exc())
+            if verbose or not isinstance(error, USER_ERRORS):
+                _exit_if_distributed(traceback.format_exc())
                 raise
-            _end_among_several(f"error: {_sentence(error)}")
-            sys.exit(f"error: {_sentence(error)}")
+            _exit_if_distributed(f"error: {sentence(error)}")
+            sys.exit(f"error: {sentence(error)}")
 
     return wrapped
 
 
-def _show_log(talkative):
-    """What ebmjax logs goes to stderr, of the libraries only what is serious."""
-    absl_logging.set_verbosity("info" if talkative else "error")
+def configure_logging(verbose: bool) -> None:
+    """Logs to stderr: the messages of ebmjax, and errors of the libraries.
+
+    If `verbose`, those of ebmjax from DEBUG on and those of libraries from INFO on.
+    """
+    absl_logging.set_verbosity("info" if verbose else "error")
     # absl has put a handler of its own there, for what is logged through absl.
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", force=True)
 
     def is_wanted(record):
-        if record.name == "root":
+        if record.name == "root":  # ebmjax
             return True
-        record.exc_info = None  # if it matters to us, it is raised here too
+        if verbose:
+            return record.levelno >= logging.INFO
+        # What matters to ebmjax is raised there too; asyncio repeats it.
+        record.exc_info = None
         return record.levelno >= logging.ERROR and record.name != "asyncio"
 
-    if not talkative:
-        (handler,) = logging.getLogger().handlers
-        handler.addFilter(is_wanted)
-        sys.unraisablehook = _without_echoes
+    (handler,) = logging.getLogger().handlers
+    handler.addFilter(is_wanted)
+    if not verbose:  # after a write that failed, threads of orbax fail as well
+        sys.unraisablehook = lambda unraisable: None
 
 
-def _without_echoes(unraisable):
-    """After the first write that failed, which is told, others of orbax's fail."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
-
-
-def _end_among_several(text):
-    """Ends the program here if it is one of several processes."""
+def _exit_if_distributed(text):
+    """Ends this process at once if it is one of several, which would wait for it."""
+    # Unless it has been imported there are no others, and to import it takes seconds.
     processes = sys.modules.get("ebmjax.processes")
     if processes is None or not processes.several():
         return
     print(
         f"{text.rstrip()}\nThis was process {processes.index()} of several. If another"
-        " one failed first, its output says why. Start all of them again: they go on"
-        " from the last checkpoint.",
+        " one failed first, its output says why. Start all of them again to resume from"
+        " the last checkpoint.",
         file=sys.stderr,
     )
     processes.exit_immediately(1)
 
 
-def _sentence(error):
-    if isinstance(error, AttributeError):  # ml_collections', around a KeyError
-        return "config has no key " + str(error).strip("'").replace("\\'", "'").replace(
-            "\\n", ": "
-        )
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    told = isinstance(error, ValueError | KeyError | FileNotFoundError | flags.Error)
-    return ("" if told else f"{type(error).__name__}: ") + " ".join(str(text).split())
+def echo(text: str) -> None:
+    """Prints `text`, with "?" for characters that the encoding of stdout lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def launch_flags() -> None:
-    """Defines what `start` reads."""
+    """Defines the flags that `start` reads."""
     flags.DEFINE_bool(
         "distributed",
         None,
-        "join the processes of all hosts; found out under SLURM, Open MPI, GKE and by"
-        " JAX_NUM_PROCESSES, to be said on a TPU pod",
+        "join the processes of all hosts; detected under SLURM, Open MPI, GKE and with"
+        " JAX_NUM_PROCESSES, required on a TPU pod",
     )
     flags.DEFINE_integer(
         "join_timeout", 300, "seconds to wait for the other processes", lower_bound=1
@@ -110,8 +144,11 @@ def launch_flags() -> None:
 
 
 def start(settings: ml_collections.ConfigDict, *, sizes: tuple[int, ...] = ()) -> None:
-    """Devices, other processes, precision and compilation cache, as `config.parallel`
-    has them; before all other work with JAX. `sizes` must divide over the devices."""
+    """Sets up devices, processes, precision and the compilation cache.
+
+    `settings` is `config.parallel`; `sizes` must divide over the devices. Call it
+    before any other work with JAX.
+    """
     import jax
 
     from ebmjax import processes
@@ -132,7 +169,7 @@ def exit_code(number: int) -> int:
 
 
 def set_up_jax() -> None:
-    """The compilation cache, and an allocator that keeps what it has."""
+    """Sets up the compilation cache, and an allocator that keeps freed memory."""
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -1,20 +1,22 @@
-"""Trains a run, or goes on with one, and evaluates it.
+"""Trains a run, or resumes one, and evaluates it.
 
 python -m ebmjax.main --config=configs/jem_digits.py
-python -m ebmjax.main --config=configs/jem_cifar10.py:small --config.seed=1
-python -m ebmjax.main --config=configs/jem_cifar10.py --distributed  # on every host
+python -m ebmjax.main --config=jem_cifar10:small --config.seed=1
+python -m ebmjax.main --config=jem_cifar10 --distributed  # on every host
 """
 
 import re
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from ebmjax import cli
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="a file of configs/, with :variant if it has variants"
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "a config file, one of ebmjax (jem_digits, official/jem_cifar10), with :VARIANT if"
+    " it has variants, or the config.json of a run; --config.KEY=VALUE changes a key",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "the run directory; runs/<config name> if not given"
@@ -24,44 +26,44 @@ cli.launch_flags()
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise ValueError(f"what is {argv[1]!r}? Flags look like --config.key=value")
-    c = _CONFIG.value
-    if c is None:
-        raise ValueError("--config is missing: for instance configs/jem_digits.py")
-    workdir = _WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename)
+    if _CONFIG.value is None:
+        raise ValueError("--config is missing; for instance --config=jem_digits")
+    c = cli.load_config(_CONFIG.value, argv[1:])
 
     from ebmjax import config, rundir
 
     config.check(c)
-    rundir.folder(workdir)  # what is wrong with it is told before anything is done
+    # What is wrong with the directory is said before anything is done.
+    workdir = str(rundir.folder(_WORKDIR.value or default_workdir(_CONFIG.value)))
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
     from ebmjax import processes, train
     from ebmjax.eval import run as evaluation
 
     try:
-        run = train.fit(c, workdir)
+        run = train.fit(c, workdir, recipe=cli.recipe_of(_CONFIG.value, c))
     except train.Interrupted as interrupted:
         if processes.index() == 0:
             print(interrupted, file=sys.stderr)
         sys.exit(cli.exit_code(interrupted.number))
-    if not c.eval.parts:
+    if not c.eval.tasks:
         return
     processes.restore_sigterm()
     progress = sys.stderr.isatty()
-    results = evaluation.evaluate(run, parts=c.eval.parts, progress=progress)
+    results = evaluation.evaluate(run, parts=c.eval.tasks, progress=progress)
     if processes.index() == 0:
-        print(evaluation.table(results))
-        print(f"all of it is in {workdir}")
+        cli.echo(evaluation.table(results))
+        cli.echo(f"results written to {workdir}")
     sys.exit(1 if evaluation.failed(results) else 0)
 
 
 def default_workdir(config: str) -> str:
     """configs/jem_cifar10.py:small -> runs/jem_cifar10-small."""
+    if config.endswith(".json"):
+        raise ValueError(f"--workdir is missing: --config={config} does not name a run")
     name, variant = re.fullmatch(r"(?:.*/)?(.*?)(?:\.py)?(?::(.*))?", config).groups()
     return f"runs/{name}-{variant}" if variant else f"runs/{name}"
 
 
 if __name__ == "__main__":
-    app.run(cli.one_sentence(main), flags_parser=cli.parse)
+    app.run(cli.report_errors(main), flags_parser=cli.parse)

@@ -130,8 +130,8 @@ def _with_known_dependence(recipe, x, settings):
     )
     if not independent and settings.accumulation_steps > 1:
         raise ValueError(
-            "config.optimizer.accumulation_steps does not go with a network that takes"
-            " batch statistics: use config.model.remat"
+            "config.optimizer.accumulation_steps cannot be combined with a network that"
+            " takes batch statistics; use config.model.remat to save memory"
         )
     return recipe._replace(network=recipe.network._replace(per_example=independent))
 

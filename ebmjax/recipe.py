@@ -67,6 +67,7 @@ def complete(recipe: Recipe | None, c: Any, num_classes: int) -> Recipe:
         "terms": lambda: objectives.TERMS,
         "sampler": lambda: sampler(c),
         "optimizer": lambda: optimizer(c),
+        "gradient": lambda: gradient(c),
         "augment": lambda: standard(
             pad=c.data.pad, flip=c.data.flip, noise_std=c.data.noise_std
         ),
@@ -108,6 +109,13 @@ def sampler(c: Any) -> sgld.SamplerFactory:
     )
 
 
+def gradient(c: Any) -> Callable | None:
+    """Sharpness-aware minimisation if `c.optimizer.sam_rho` asks for it."""
+    if not c.optimizer.sam_rho:
+        return None
+    return optim.sam(c.optimizer.sam_rho, adaptive=c.optimizer.sam_adaptive)
+
+
 def optimizer(c: Any) -> optax.GradientTransformation:
     """The optimiser and learning rate of `c.optimizer`."""
     o = c.optimizer
@@ -144,8 +152,9 @@ def settings(
     for name, term in objective.terms.items():
         if term.whole_batch and c.optimizer.accumulation_steps > 1:
             raise ValueError(
-                "config.optimizer.accumulation_steps does not go with config.objective"
-                f".{name}, a statistic of the whole batch: use config.model.remat"
+                "config.optimizer.accumulation_steps cannot be combined with"
+                f" config.objective.{name}, which is a statistic of the whole batch; use"
+                " config.model.remat to save memory"
             )
     names = objectives.ChainSettings._fields
     return Settings(

@@ -10,7 +10,6 @@ writes NAME.md and its pictures beside them:
 """
 
 import argparse
-import importlib.util
 import pathlib
 import sys
 from collections.abc import Callable
@@ -20,11 +19,9 @@ import ml_collections
 from absl import logging
 from matplotlib.figure import Figure
 
-from ebmjax import cli, config, processes, runs, train
+from ebmjax import cli, config, presets, processes, runs, train
 from ebmjax.eval import charts
 from ebmjax.eval import run as evaluation
-
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs" / "official"
 
 
 class Spec(NamedTuple):
@@ -40,11 +37,7 @@ class Spec(NamedTuple):
         return "-".join([f"{self.objective}_{dataset}", *changes])
 
     def config(self, small: bool) -> ml_collections.ConfigDict:
-        path = CONFIGS / f"{self.objective}_{self.dataset}.py"
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-        c = module.get_config()
+        c = cli.load_config(f"official/{self.objective}_{self.dataset}")
         if small:
             shrink(c)
         for key, value in self.changes:
@@ -70,12 +63,11 @@ class Report(NamedTuple):
 
 def shrink(c: ml_collections.ConfigDict) -> None:
     """To the digits and a small network, and to what two cores do in minutes."""
-    c.data.update(name="digits", num_valid=137, pad=0, flip=False, noise_std=0.1)
-    c.model.update(depth=10, width=1)
+    presets.digits_data(c)
+    presets.small(c)
     c.num_steps = 500
-    c.optimizer.update(learning_rate=1e-3, warmup_steps=100, decay="constant")
-    c.sgld.buffer_size = 2_000
-    c.every.update(log=100, checkpoint=250, samples=250)
+    c.optimizer.update(decay="constant", boundaries=())
+    c.every.log = 100
     c.eval.batch_size = 360
     c.eval.ood.sets = ("interpolation", "uniform", "gaussian", "constant")
     c.eval.attacks.update(
@@ -157,7 +149,9 @@ def result(
     missing = [part for part in parts if "error" in numbers.get(part, {"error": ""})]
     if missing:
         print(f"evaluating {workdir}: {', '.join(missing)}", flush=True)
-        numbers = evaluation.evaluate(runs.load_with_config(str(workdir), c), parts=missing)
+        numbers = evaluation.evaluate(
+            runs.load_with_config(str(workdir), c), parts=missing
+        )
     for part in parts:
         if "error" in numbers[part]:
             raise RuntimeError(f"{workdir}: {part}: {numbers[part]['error']}")

@@ -36,7 +36,7 @@ SETTINGS = {
     "every.log": 10,
     "every.checkpoint": 40,
     "every.samples": 1_000_000,
-    "eval.parts": (),
+    "eval.tasks": (),
     "parallel.cpu_devices": 2,
     "tensorboard": False,
 }

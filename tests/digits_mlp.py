@@ -28,5 +28,5 @@ def get_config():
     c.every.checkpoint = 4
     c.every.samples = 4
     c.tensorboard = False
-    c.eval.parts = ("classification",)
+    c.eval.tasks = ("classification",)
     return c

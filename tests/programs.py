@@ -14,7 +14,7 @@ MAIN = "-m ebmjax.main --config=tests/digits_mlp.py".split()
 EVAL = "-m ebmjax.eval".split()
 LONG = "--config.num_steps=1000000"
 CLASSIFIER = "--config.objective.p_x=0"  # quicker to compile
-NO_EVAL = "--config.eval.parts=()"
+NO_EVAL = "--config.eval.tasks=()"
 
 
 def command(workdir, *flags, devices, processes, evaluation=False):

@@ -1,69 +1,42 @@
-import ast
-import pathlib
+import math
+import subprocess
+import sys
 
 import ml_collections
 import pytest
 
-from ebmjax import config
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def chain(node, aliases):
-    """a.b.c as "a.b.c", a local name being what it was set to; "" for other things."""
-    if isinstance(node, ast.Name):
-        return aliases.get(node.id, node.id)
-    if isinstance(node, ast.Attribute):
-        return f"{chain(node.value, aliases)}.{node.attr}"
-    return ""
+from ebmjax import config, models, optim, parallel, presets
+from ebmjax.eval import attacks
+from ebmjax.eval import run as evaluation
+from ebmjax.keys import DECAYS, KEYS, MODELS, NORMS, OPTIMIZERS, TASKS, Key
 
 
-def assignments(function):
-    """(name, value) of every assignment, tuples taken apart."""
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assign):
-            target, value = node.targets[0], node.value
-            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-                yield from zip(target.elts, value.elts, strict=True)
-            else:
-                yield target, value
+def with_value(key, value):
+    c = config.default()
+    config.assign(c, key, value)
+    return c
 
 
-def reads(source):
-    """Dotted names that a module reads, as they are from the config down."""
-    for function in ast.walk(ast.parse(source)):
-        if isinstance(function, ast.FunctionDef):
-            aliases = {}
-            for target, value in assignments(function):
-                if isinstance(target, ast.Name) and "." in chain(value, aliases):
-                    aliases[target.id] = chain(value, aliases)
-            for node in ast.walk(function):
-                if isinstance(node, ast.Attribute):
-                    yield chain(node, aliases)
+def test_the_defaults_are_within_their_bounds():
+    config.check(config.default())
+    assert config.flatten(config.default()) == {n: k.default for n, k in KEYS.items()}
 
 
-def test_every_key_is_read_somewhere():
-    found = set()
-    for path in (ROOT / "ebmjax").rglob("*.py"):
-        if path.name != "config.py":
-            found |= set(reads(path.read_text()))
-
-    def is_read(key):
-        *_, group, last = f"c.{key}".split(".")
-        # Where a function is given a group, its keys are read without their group's
-        # name: those must be told by a name that no other key has.
-        names = [k.rpartition(".")[2] for k in keys]
-        alone = names.count(last) == 1 and any(x.endswith(f".{last}") for x in found)
-        return alone or any(x.endswith(f"{group}.{last}") for x in found)
-
-    # The weights of the objective are read all at once, as keyword arguments.
-    keys = [key for key in config.flatten(config.default()) if "objective." not in key]
-    assert [key for key in keys if not is_read(key)] == []
+@pytest.mark.parametrize("key", ["warmpu_steps", "nam"])
+def test_a_misspelt_key_in_a_config_file_is_refused_at_once(key):
+    c = config.default()
+    nearest = {"warmpu_steps": "warmup_steps", "nam": "name"}[key]
+    with pytest.raises(AttributeError, match=f'Did you mean "{nearest}"'):
+        setattr(c.optimizer, key, 0)
+    with pytest.raises(KeyError, match=f'Did you mean "{nearest}"'):
+        c.optimizer.update({key: 0})
 
 
-def test_a_misspelt_key_is_told_the_nearest_one():
-    with pytest.raises(KeyError, match="did you mean 'sgld.step_size'"):
+def test_a_misspelt_dotted_key_is_told_the_nearest_one():
+    with pytest.raises(ValueError, match="did you mean 'sgld.step_size'"):
         config.assign(config.default(), "sgld.stepsize", 0.1)
+    with pytest.raises(ValueError, match="did you mean 'optimizer.warmup_steps'"):
+        config.assign(config.default(), "warmup_step", 0.1)
 
 
 def test_json_is_a_round_trip():
@@ -80,9 +53,33 @@ def test_json_of_an_older_version_gets_the_defaults_of_new_keys():
     }
 
 
-def test_json_with_an_unknown_key_is_refused():
-    with pytest.raises(KeyError, match="no key 'sead'; did you mean 'seed'"):
-        config.from_json('{"sead": 3}')
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"sead": 3}', "no key 'sead'; did you mean 'seed'"),
+        ('{"sgld": 3}', "no key 'sgld'"),
+        ('{"seed": "x"}', "config.seed must be an integer >= 0.*not 'x'"),
+        ("[1]", "a config is a JSON object, not list"),
+        ("{", "Expecting"),
+    ],
+)
+def test_json_that_is_no_config_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        config.from_json(text)
+
+
+def test_weights_of_a_users_terms_are_keys_and_survive_json():
+    c = config.default(terms=("energy_square", "p_x"))
+    assert c.objective.energy_square == 0.0
+    assert config.flatten(c) == config.flatten(config.default()) | {
+        "objective.energy_square": 0.0
+    }
+    c.objective.energy_square = 0.5
+    config.check(c)
+    assert config.from_json(config.to_json(c)).to_dict() == c.to_dict()
+    c.objective.update(cross_entropy=0.0, energy_square=math.nan)
+    with pytest.raises(ValueError, match="objective.energy_square must be a finite"):
+        config.check(c)
 
 
 def test_changes_name_what_differs_and_what_may_not():
@@ -103,15 +100,26 @@ def test_changes_name_what_differs_and_what_may_not():
         ("model.norm", "bach", "did you mean 'batch'"),
         ("model.depth", 27, "depth must be 10, 16, 22, 28"),
         ("optimizer.name", "lamb", "'adam', 'adamw', 'sgd'"),
-        ("batch_size", 0, "config.batch_size must be positive, not 0"),
-        ("sgld.reinit_prob", 1.5, r"config.sgld.reinit_prob must be in \[0, 1\]"),
-        ("optimizer.ema_decay", 1.0, r"must be in \[0, 1\), not 1.0"),
-        ("data.noise_std", -0.1, "config.data.noise_std must not be negative: -0.1"),
+        ("batch_size", 0, "config.batch_size must be an integer >= 1, not 0"),
+        ("sgld.reinit_prob", 1.5, "a finite number >= 0 and <= 1, not 1.5"),
+        ("optimizer.ema_decay", 1.0, ">= 0 and < 1, not 1.0"),
+        ("optimizer.b1", 1, ">= 0 and < 1, not 1.0"),
+        ("data.test_fraction", 0.0, "> 0 and < 1, not 0.0"),
+        ("data.noise_std", -0.1, "data.noise_std must be a finite number >= 0, not -0"),
+        ("seed", -1, "seed must be an integer >= 0"),
+        ("seed", 2**32, "<= 4294967295, not 4294967296"),  # jax.random: equal to 0
+        ("model.features", (0,), "model.features must be a tuple of entries, each an"),
+        ("model.features", (8.0,), r"an integer >= 1, not \(8.0,\)"),
+        ("optimizer.boundaries", (5, 5), "a tuple of increasing entries"),
+        ("optimizer.boundaries", (5, 3), "a tuple of increasing entries"),
+        ("eval.attacks.norms", ("l2", "l2"), "a tuple of distinct entries"),
         ("objective.cross_entropy", 0.0, "no term with a weight"),
         ("eval.ema", True, "config.optimizer.ema_decay is 0"),
         ("eval.checkpoint", "first", "'last', 'best'"),
-        ("eval.parts", ("ood,attacks",), r"""eval.parts="\('ood', 'attacks'\)\""""),
+        ("eval.tasks", ("ood", "attack"), "did you mean 'attacks'"),
         ("parallel.method", "xmap", "'shard_map', 'pmap'"),
+        ("seed", True, "seed must be an integer >= 0 and <= 4294967295, not True"),
+        ("seed", None, "seed must be an integer .*, not None"),
     ],
 )
 def test_a_value_that_cannot_work_is_told_with_its_key(key, value, message):
@@ -121,23 +129,150 @@ def test_a_value_that_cannot_work_is_told_with_its_key(key, value, message):
         config.check(c)
 
 
-def test_pmap_cannot_spread_the_state():
+NUMBERS = [name for name, key in KEYS.items() if isinstance(key.default, float)]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_nan_or_infinite(key, value):
+    with pytest.raises(ValueError, match=f"config.{key} must be a finite number"):
+        config.check(with_value(key, value))
+    with pytest.raises(ValueError, match="config.eval.attacks.eps_l2 must be a tuple"):
+        config.check(with_value("eval.attacks.eps_l2", (value,)))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_bound_of_each_key_is_kept(key):
+    """The bound itself is allowed or not, and what lies beyond it never is."""
+    k = KEYS[key]
+    step = 1 if isinstance(k.default, int) or k.item is int else 1e-3
+    if isinstance(k.default, tuple) and k.default:
+        step = 1 if isinstance(k.default[0], int) else 1e-3
+
+    def allowed(x):
+        return k.allows((x,) if isinstance(k.default, tuple) else x)
+
+    kind = type(step)
+    for bound, inward, included in [
+        (k.min, step, True),
+        (k.max, -step, True),
+        (k.above, step, False),
+        (k.below, -step, False),
+    ]:
+        if bound is not None:
+            assert allowed(kind(bound)) == included
+            assert allowed(kind(bound + inward)) and not allowed(kind(bound - inward))
+
+
+@pytest.mark.parametrize(
+    "key, text, value",
+    [
+        ("seed", "3", 3),
+        ("sgld.step_size", "1e-3", 1e-3),
+        ("tensorboard", "False", False),
+        ("data.name", "a b", "a b"),
+        ("eval.ood.sets", "uniform,./photos", ("uniform", "./photos")),
+        (
+            "eval.ood.sets",
+            "('uniform', \"svhn_cropped\",)",
+            ("uniform", "svhn_cropped"),
+        ),
+        ("eval.tasks", "()", ()),
+        ("eval.tasks", "", ()),
+        ("optimizer.boundaries", "[3, 5]", (3, 5)),
+        ("eval.attacks.eps_linf", "8", (8.0,)),
+    ],
+)
+def test_a_value_is_read_as_it_is_typed(key, text, value):
+    assert config.parse(key, text) == value
+    assert type(config.parse(key, text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "key, text, message",
+    [
+        ("seed", "1.5", "config.seed must be an integer .* not '1.5'"),
+        ("tensorboard", "yes", "config.tensorboard must be True or False, not 'yes'"),
+        ("optimizer.boundaries", "3,x", "increasing entries, each an integer"),
+        ("sgld.stepsize", "1", "no key 'sgld.stepsize'; did you mean 'sgld.step_size'"),
+    ],
+)
+def test_a_text_that_is_no_value_is_refused(key, text, message):
+    with pytest.raises(ValueError, match=message):
+        config.parse(key, text)
+
+
+def test_pmap_cannot_shard_the_state():
     c = config.default()
     c.parallel.fsdp, c.parallel.method = True, "pmap"
-    with pytest.raises(ValueError, match="fsdp does not go with .*'pmap'"):
+    with pytest.raises(ValueError, match="fsdp cannot be combined with .*'pmap'"):
         config.check(c)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("objective.energy_variance", 1.0), ("model.norm", "batch")]
+)
+def test_statistics_of_a_batch_cannot_be_accumulated(key, value):
+    c = with_value(key, value)
+    config.check(c)
+    c.optimizer.accumulation_steps = 2
+    with pytest.raises(ValueError, match=f"accumulation_steps cannot .* config.{key}"):
+        config.check(c)
+
+
+def test_a_missing_key_and_an_unknown_one_are_named():
+    c = config.default().unlock()
+    del c.sgld["replace"]
+    with pytest.raises(ValueError, match="config.sgld.replace is missing"):
+        config.check(c)
+    c = config.default().unlock()
+    c.sgld.replaced = True
+    with pytest.raises(ValueError, match="'sgld.replaced'; did you mean 'sgld.replace"):
+        config.check(c)
+
+
+def test_the_names_are_those_of_the_modules_that_read_them():
+    """config imports none of them, for it is to be read without flax and optax."""
+    assert NORMS == tuple(norm or "" for norm in models.NORMS)
+    assert (OPTIMIZERS, DECAYS) == (optim.NAMES, optim.DECAYS)
+    assert KEYS["parallel.method"].choices == tuple(parallel.METHODS)
+    assert set(KEYS["eval.attacks.losses"].choices) == set(attacks.LOSSES)
+    assert tuple(evaluation.PARTS) == TASKS
+
+
+def test_reading_a_config_imports_no_jax():
+    code = (
+        "import sys; from ebmjax import config, presets; config.check(config.default())"
+        "; print([m for m in ('jax', 'flax', 'optax', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_reference_has_a_row_for_each_key():
+    rows = {name: row for name, *row in config.reference()}
+    assert list(rows) == list(KEYS)
+    assert rows["sgld.reinit_prob"][:2] == [0.05, "a finite number >= 0 and <= 1"]
+    assert all(doc for _, _, doc in rows.values())
 
 
 def test_a_variant_scales_the_schedule_and_an_unknown_one_is_refused():
     c = config.default()
     c.num_steps, c.optimizer.boundaries = 100_000, (80_000, 90_000)
-    c = config.variant(c, "small")
+    c = presets.variant(c, "small")
     assert c.num_steps == 1_000 and tuple(c.optimizer.boundaries) == (800, 900)
+    config.check(presets.variant(c, "smoke"))
+    assert tuple(c.optimizer.boundaries) == (3,)  # of 4 steps, once and not twice
     with pytest.raises(ValueError, match="did you mean 'small'"):
-        config.variant(config.default(), "smal")
+        presets.variant(config.default(), "smal")
 
 
 def test_values_are_plain():
     flat = config.flatten(config.default())
     assert all(isinstance(v, str | int | float | bool | tuple) for v in flat.values())
     assert isinstance(config.default(), ml_collections.ConfigDict)
+    assert isinstance(KEYS["seed"], Key) and set(MODELS) == {
+        *KEYS["model.name"].choices
+    }

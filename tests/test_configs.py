@@ -1,18 +1,17 @@
-"""Every file of configs/: it loads, and its smoke variant does all that a run does."""
+"""Every file of configs/: its values, and that its smoke variant does all of a run."""
 
 import functools
-import importlib.util
 import json
-import pathlib
 
+import golden_configs
 import numpy as np
 import pytest
 
-from ebmjax import config, data, recipe, runs, train, writers
+from ebmjax import config, data, presets, recipe, runs, train, writers
+from ebmjax.config_file import find_config, load_config
 from ebmjax.eval import run as evaluation
 
-FOLDER = pathlib.Path(__file__).parent.parent / "configs"
-NAMES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py"))
+NAMES = golden_configs.NAMES
 IMAGES = {  # height and width, channels, classes
     "cifar10": (32, 3, 10),
     "cifar100": (32, 3, 100),
@@ -20,13 +19,6 @@ IMAGES = {  # height and width, channels, classes
     "fashion_mnist": (28, 1, 10),
     "digits": (8, 1, 10),
 }
-
-
-def get_config(name, variant):
-    spec = importlib.util.spec_from_file_location("some_config", FOLDER / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, module.get_config(variant)
 
 
 @functools.cache
@@ -45,19 +37,34 @@ def made_up(name):
     return data.Splits(part(64, 0), part(16, 1), part(36, 2), names)
 
 
-@pytest.mark.parametrize("variant", config.VARIANTS)
+@pytest.mark.parametrize("variant", presets.VARIANTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_loads_and_its_values_can_work(name, variant):
-    module, c = get_config(name, variant)
+    c = load_config(f"{name}:{variant}")
     config.check(c)
     assert c.data.name in IMAGES
-    assert f"--config=configs/{name}" in module.__doc__  # the command to type
+    path, _ = find_config(name)
+    assert f"--config=configs/{name}.py" in path.read_text()  # the command to type
+    assert len(path.read_text().splitlines()) < 30
+
+
+@pytest.mark.parametrize("name", ["default", *NAMES])
+def test_its_values_are_those_of_the_golden_text(name):
+    """After an intended change: python tests/golden_configs.py"""
+    golden = golden_configs.GOLDEN / f"{name}.txt"
+    assert golden_configs.text(name) == golden.read_text()
+
+
+def test_every_golden_text_has_its_config():
+    texts = golden_configs.GOLDEN.rglob("*.txt")
+    found = {p.relative_to(golden_configs.GOLDEN).with_suffix("") for p in texts}
+    assert {path.as_posix() for path in found} == {"default", *NAMES}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_its_smoke_variant_trains_goes_on_and_is_evaluated(name, tmp_path, monkeypatch):
-    _, c = get_config(name, "smoke")
+    c = load_config(f"{name}:smoke")
     monkeypatch.setattr(recipe, "splits", lambda c: made_up(c.data.name))
     c.num_steps = 2
     train.fit(c, str(tmp_path))
@@ -66,7 +73,7 @@ def test_its_smoke_variant_trains_goes_on_and_is_evaluated(name, tmp_path, monke
     lines = list(writers.read(tmp_path / writers.METRICS))
     assert [x["step"] for x in lines if x["split"] == "train"] == [2, 4]
     assert all(np.isfinite(x["loss"]) for x in lines if x["split"] == "train")
-    evaluation.evaluate(runs.load(tmp_path), parts=c.eval.parts)
+    evaluation.evaluate(runs.load(tmp_path), parts=c.eval.tasks)
     results = json.loads((tmp_path / "eval.json").read_text())
     assert results["classification"]["num_images"] == 36
     assert results["run"]["step"] == 4

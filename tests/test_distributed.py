@@ -74,9 +74,9 @@ def test_two_processes_that_were_interrupted_are_one(alone, together):
 def test_two_processes_evaluate_as_one(alone, together):
     c = digits_mlp.get_config()
     found = evaluation.evaluate(
-        runs.load_with_config(str(alone), c), parts=c.eval.parts
+        runs.load_with_config(str(alone), c), parts=c.eval.tasks
     )
-    for part in c.eval.parts:
+    for part in c.eval.tasks:
         ours, theirs = found[part], programs.results(together)[part]
         for key in ("seconds", "settings"):
             ours.pop(key), theirs.pop(key)
@@ -127,7 +127,7 @@ def test_what_fails_in_one_evaluating_process_ends_both(where, alone, tmp_path):
         odd, reason = 1, "evaluation: attacks failed: module 'foolbox' has no"
         (tmp_path / "foolbox.py").touch()
         surroundings = {1: {"PYTHONPATH": str(tmp_path)}}
-        flags = ["--parts=attacks", "--eval.attacks.judge", *SMALL_ATTACK]
+        flags = ["--parts=attacks", "--eval.attacks.crosscheck", *SMALL_ATTACK]
     how = dict(evaluation=True, processes=2, surroundings=surroundings)
     with programs.started(run, *flags, **how) as ours:
         codes = [program.wait(timeout=120) for program in ours]

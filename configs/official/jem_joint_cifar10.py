@@ -10,27 +10,11 @@ The row "p(x | y) factored" of the paper's Table 1: 30.1 % accuracy, as recalled
     python -m ebmjax.main --config=configs/official/jem_joint_cifar10.py
 """
 
-from ebmjax import config
+from ebmjax import presets
 
 
 def get_config(variant: str = "full"):
-    c = config.default()
-    c.seed = 1
-    c.data.name = "cifar10"
-    c.data.separate_streams = True  # the labelled images have a loader of their own
-    c.objective.cross_entropy = 0.0
-    c.objective.p_x_y = 1.0
-    c.sgld.replace = True  # slots of the buffer are drawn independently
-    c.num_steps = 200 * 703  # epochs of 45,000 images, the last 8 left out
-    c.optimizer.decay = "step"
-    c.optimizer.boundaries = (160 * 703, 180 * 703)
-    c.recovery.max_loss = 1e8  # there the official program ends; this one goes back
-    c.every.samples = 100
-    c.eval.noise_std = 0.03  # its test images are noised like those of training
-    c.eval.num_bins = 20
-    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar100", "celeb_a")
-    c.eval.attacks.num_images = 300
-    c.eval.attacks.num_restarts = 20
-    c.eval.attacks.refine_steps = (1, 10)
-    c.eval.attacks.refine_images = 300
-    return config.variant(c, variant)
+    c = presets.cifar10()
+    presets.official_jem(c)
+    c.objective.update(cross_entropy=0.0, p_x_y=1.0)
+    return presets.variant(c, variant)

@@ -13,20 +13,11 @@ each with --config.data.split_seed likewise. Its ECE, of bins' midpoints, is
     python -m ebmjax.main --config=configs/official/ng_ebm_cifar100.py
 """
 
-from ebmjax import config
+from ebmjax import presets
 
 
 def get_config(variant: str = "full"):
-    c = config.default()
-    c.seed = c.data.split_seed = 101
-    c.data.name = "cifar100"
-    c.objective.energy_variance = 1.0
-    c.objective.approximate_mass = 1.0
-    c.num_steps = 150 * 703  # epochs of 45,000 images, the last 8 left out
-    c.recovery.max_loss = 1e8  # there the official program ends; this one goes back
-    c.eval.noise_std = 0.03
-    c.eval.num_bins = 20
+    c = presets.cifar100()
+    presets.official_ng_ebm(c)
     c.eval.ood.sets = ("svhn_cropped",)
-    c.eval.attacks.num_images = 250
-    c.eval.attacks.refine_images = 250
-    return config.variant(c, variant)
+    return presets.variant(c, variant)

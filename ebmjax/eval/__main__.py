@@ -26,7 +26,7 @@ def parse(argv):
     done here, where an error still becomes one sentence."""
     try:
         config_flags.DEFINE_config_dict("eval", config.default().eval)
-    except (AttributeError, TypeError, *cli.FAULTS) as error:
+    except (AttributeError, TypeError, KeyError, *cli.USER_ERRORS) as error:
         inner = error.args[0]  # a KeyError, for a key that does not exist
         told = inner.args[0] if isinstance(inner, KeyError) else inner
         sys.exit(f"error: --eval: {' '.join(str(told).split())}")
@@ -76,4 +76,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(cli.one_sentence(main), flags_parser=parse)
+    app.run(cli.report_errors(main), flags_parser=parse)

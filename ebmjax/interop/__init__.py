@@ -206,7 +206,9 @@ def export_run(workdir: str, path: str) -> None:
     )
     params, model_state = jax.device_get(run.model.variables)
     stats = model_state.get("batch_stats", {})
-    save_torch_checkpoint(path, model, {"params": params, "batch_stats": stats}, run.buffer)
+    save_torch_checkpoint(
+        path, model, {"params": params, "batch_stats": stats}, run.buffer
+    )
 
 
 def _config_of(model, chains):

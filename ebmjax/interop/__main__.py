@@ -10,24 +10,26 @@ buffer, else a classifier, on CIFAR-10 or CIFAR-100.
 """
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from ebmjax import cli, interop
 
 
 def main(argv):
     args = flags.FLAGS
-    if len(argv) != 2 or args.workdir is None:
+    if len(argv) < 2 or args.workdir is None:
         raise ValueError("usage: python -m ebmjax.interop CKPT.pt --workdir=DIR")
+    if argv[2:] and args.config is None:
+        raise ValueError(cli.unexpected(argv[2]))
+    c = cli.load_config(args.config, argv[2:]) if args.config else None
     if args["to-torch"].value:
         interop.export_run(args.workdir, argv[1])
     else:
-        print(interop.make_run(argv[1], args.workdir, args.config, norm=args.norm))
+        print(interop.make_run(argv[1], args.workdir, c, norm=args.norm))
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", help_string="of the run to make")
+    flags.DEFINE_string("config", None, "of the run to make; as for ebmjax.main")
     flags.DEFINE_string("workdir", None, "the run directory")
     flags.DEFINE_enum("norm", None, ("instance", "layer"), "where tensors do not tell")
     flags.DEFINE_bool("to-torch", False, "write CKPT.pt from the run instead")
-    app.run(cli.one_sentence(main), flags_parser=cli.parse)
+    app.run(cli.report_errors(main), flags_parser=cli.parse)

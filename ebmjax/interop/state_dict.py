@@ -12,7 +12,10 @@ import numpy as np
 from ebmjax import models
 
 _AFFINE = {"weight": ("params", "scale"), "bias": ("params", "bias")}
-_MOMENTS = {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")}
+_MOMENTS = {
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
 # PyTorch's name of a norm's tensor -> our collection and name of it.
 _NORMS = {
     None: {},

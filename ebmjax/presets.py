@@ -1,0 +1,162 @@
+"""What the files of configs/ share: data sets, objectives, schedules and variants.
+
+    c = presets.cifar10()
+    presets.jem(c)
+    return presets.variant(c, "small")
+
+A data set gives a new config; everything else changes one.
+"""
+
+import ml_collections
+
+from ebmjax import config
+
+# Training images less 5,000 of them for validation, in batches of 64.
+STEPS_PER_EPOCH = {"cifar10": 703, "cifar100": 703, "svhn_cropped": 1066}
+
+
+def cifar10() -> ml_collections.ConfigDict:
+    c = config.default()
+    c.data.name = "cifar10"
+    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar100", "celeb_a")
+    return c
+
+
+def cifar100() -> ml_collections.ConfigDict:
+    c = config.default()
+    c.data.name = "cifar100"
+    c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar10")
+    return c
+
+
+def svhn() -> ml_collections.ConfigDict:
+    c = config.default()
+    c.data.name = "svhn_cropped"
+    c.data.flip = False  # digits are not symmetric
+    c.every.checkpoint = c.every.samples = STEPS_PER_EPOCH["svhn_cropped"]
+    c.eval.ood.sets = ("cifar10", "cifar100", "interpolation")
+    return c
+
+
+def fashion_mnist() -> ml_collections.ConfigDict:
+    """12 epochs of 859 steps with a small ConvNet."""
+    c = config.default()
+    c.data.name = "fashion_mnist"
+    c.data.pad = 2
+    c.num_steps = 12 * 859
+    c.model.name = "convnet"
+    c.optimizer.update(learning_rate=3e-4, decay="cosine")
+    c.every.checkpoint = c.every.samples = 859
+    c.eval.ood.sets = ("mnist", "interpolation", "uniform", "constant")
+    return c
+
+
+def digits() -> ml_collections.ConfigDict:
+    """1,000 steps with a WRN-10-1 on scikit-learn's digits."""
+    c = config.default()
+    digits_data(c)
+    c.num_steps = 1_000
+    c.model.update(depth=10, width=1)
+    c.optimizer.update(learning_rate=1e-3, warmup_steps=200)
+    c.every.update(log=50, checkpoint=250, samples=100)
+    return c
+
+
+def digits_data(c: ml_collections.ConfigDict) -> None:
+    """Replaces the data set by scikit-learn's digits (8x8)."""
+    c.data.update(name="digits", num_valid=137, pad=0, flip=False, noise_std=0.1)
+
+
+def jem(c: ml_collections.ConfigDict) -> None:
+    """-log p(y | x) - log p(x), Grathwohl et al. (2020)."""
+    c.objective.p_x = 1.0
+
+
+def ng_ebm(c: ml_collections.ConfigDict) -> None:
+    """-log p(y | x) and two regularisers of the energy, Piland et al. (2023)."""
+    c.objective.energy_variance = 1.0
+    c.objective.approximate_mass = 1.0
+
+
+def epochs(
+    c: ml_collections.ConfigDict, count: int, *, decay_at: tuple[int, ...] = ()
+) -> None:
+    """Trains for `count` epochs; the learning rate is multiplied at those given."""
+    steps = STEPS_PER_EPOCH[c.data.name]
+    c.num_steps = count * steps
+    if decay_at:
+        c.optimizer.decay = "step"
+        c.optimizer.boundaries = tuple(epoch * steps for epoch in decay_at)
+
+
+def official_jem(c: ml_collections.ConfigDict) -> None:
+    """What the commands of github.com/wgrathwohl/JEM have in common."""
+    _official(c)
+    c.seed = 1
+    c.data.separate_streams = True  # the labelled images have a loader of their own
+    c.sgld.replace = True  # slots of the buffer are drawn independently
+    epochs(c, 200, decay_at=(160, 180))
+    c.every.samples = 100
+    c.eval.attacks.update(num_images=300, num_restarts=20)
+    c.eval.attacks.update(refine_steps=(1, 10), refine_images=300)
+
+
+def official_ng_ebm(c: ml_collections.ConfigDict) -> None:
+    """What the commands of github.com/chrissweet/NG-EBM have in common."""
+    _official(c)
+    ng_ebm(c)
+    c.seed = c.data.split_seed = 101
+    epochs(c, 150)
+    c.eval.attacks.update(num_images=250, refine_images=250)
+
+
+def _official(c):
+    c.recovery.max_loss = 1e8  # the official programs end there; this one recovers
+    c.eval.noise_std = 0.03  # test images have the noise of the training images
+    c.eval.num_bins = 20
+
+
+def small(c: ml_collections.ConfigDict) -> None:
+    """Cuts a config down to what a CPU trains in minutes."""
+    _shorten(c, num_steps=1_000)
+    c.model.update(depth=10, width=1, features=(32, 32, 64, 64))
+    c.data.num_valid = min(c.data.num_valid, 1_000)
+    c.sgld.buffer_size = min(c.sgld.buffer_size, 2_000)
+    c.optimizer.learning_rate = 1e-3  # so few steps need longer ones
+    c.every.update(log=50, checkpoint=250, samples=250)
+
+
+def smoke(c: ml_collections.ConfigDict) -> None:
+    """Cuts a config down to four steps, to see that it runs."""
+    small(c)
+    _shorten(c, num_steps=4)
+    c.batch_size = 8
+    c.data.num_valid = 16
+    c.sgld.update(num_steps=2, buffer_size=800)
+    c.every.update(log=2, checkpoint=2, samples=2)
+    c.eval.batch_size = 32
+    c.eval.tasks = ("classification",)
+
+
+VARIANTS = {"full": lambda c: None, "small": small, "smoke": smoke}
+
+
+def variant(c: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """The config in one of `VARIANTS`. Raises ValueError for another name."""
+    if name not in VARIANTS:
+        raise ValueError(
+            f"variant must be one of {', '.join(map(repr, VARIANTS))}, not"
+            f" {name!r}{config.nearest(name, VARIANTS)}"
+        )
+    VARIANTS[name](c)
+    return c
+
+
+def _shorten(c, num_steps):
+    """Ends at `num_steps`, with the schedule of the learning rate in proportion."""
+    if num_steps < c.num_steps:
+        share = num_steps / c.num_steps
+        scaled = {max(int(share * step), 1) for step in c.optimizer.boundaries}
+        c.optimizer.boundaries = tuple(sorted(scaled))
+        c.optimizer.warmup_steps = min(c.optimizer.warmup_steps, num_steps // 10)
+        c.num_steps = num_steps
