@@ -1,11 +1,8 @@
 """A run directory read back: the trained model and what belongs to it."""
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +24,7 @@ from ebmjax import checkpoint as checkpoints
 from ebmjax.eval import calibration
 from ebmjax.models import Network
 
-CONFIG = "config.json"
+read_config = rundir.read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,17 +176,6 @@ def load(
     return at(workdir, c, checkpoint=checkpoint, ema=ema)
 
 
-def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config that the run in `workdir` has."""
-    path = rundir.folder(workdir) / CONFIG
-    if not path.exists():
-        raise FileNotFoundError(f"{workdir} is not a run directory: it has no {CONFIG}")
-    try:
-        return config.from_json(path.read_text())
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
 def at(
     workdir: str,
     c: ml_collections.ConfigDict,
@@ -213,7 +199,7 @@ def at(
     buffer, num_blocks = None, recipe.num_blocks(c, num_classes)
     if state["chains"] is not None:
         samples = state["chains"]["samples"]
-        buffer = checkpoints.deal(samples, 1, num_blocks)[0]
+        buffer = checkpoints.reshard_chains(samples, 1, num_blocks)[0]
     return Run(
         config=c,
         workdir=str(workdir),
@@ -231,44 +217,6 @@ def at(
             sgld.sgld, step_size=c.sgld.step_size, noise_std=c.sgld.noise_std
         ),
     )
-
-
-@contextlib.contextmanager
-def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
-    """Makes `workdir` the directory of the run `c`, for one program at a time.
-
-    Raises ValueError if it holds a run with another value of one of
-    `config.FIXED`, or if another program is training in it; in a bucket nobody
-    notices that.
-    """
-    folder = rundir.folder(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0 and not rundir.in_bucket(workdir):
-            file = stack.enter_context(open(folder / ".lock", "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(
-                    f"another program is training in {workdir}: wait for it, or choose"
-                    " another --workdir"
-                ) from error
-        # A first start may fail before it has anything worth keeping.
-        started = (folder / checkpoints.FOLDER).exists() and any(
-            path.name.isdigit() for path in (folder / checkpoints.FOLDER).iterdir()
-        )
-        if started and (folder / CONFIG).exists():
-            changes = config.changes(read_config(workdir), c)
-            for key, (old, new) in changes.items():
-                if config.is_fixed(key):
-                    raise ValueError(
-                        f"{workdir} holds a run with config.{key}={old!r}, not"
-                        f" {new!r}: choose another --workdir"
-                    )
-                logging.info("config.%s is now %r, was %r", key, new, old)
-        if jax.process_index() == 0:
-            rundir.write(folder / CONFIG, config.to_json(c))
-        yield
 
 
 def _find(stored, which):

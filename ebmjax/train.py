@@ -27,7 +27,7 @@ from ebmjax import (
     processes,
     recipe,
     replay,
-    runs,
+    rundir,
     train_step,
     writers,
 )
@@ -63,13 +63,14 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
     when `c.recovery.max_recoveries` returns to a checkpoint did not help.
     """
     config.check(c)
+    workdir = str(rundir.folder(workdir))
     processes.check_same("the config", config.to_json(c).encode())
     splits = recipe.read_by_all(lambda: recipe.splits(c))
     settings = recipe.settings(c, len(splits.class_names))
     check_sizes(c, splits, settings)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_signals())
-        stack.enter_context(runs.claimed(workdir, c))
+        stack.enter_context(rundir.lock_workdir(workdir, c))
         checkpoints = stack.enter_context(
             checkpoint.closing(
                 checkpoint.manager(
@@ -350,7 +351,7 @@ def _give_up(checkpoints, gone_back_to):
     steps = checkpoints.all_steps()
     if len(steps) > 1 and max(steps) == gone_back_to:
         logging.warning("checkpoint %d is put aside: it diverges again", gone_back_to)
-        checkpoint.put_aside(checkpoints, gone_back_to, "diverged")
+        checkpoint.quarantine(checkpoints, gone_back_to, "diverged")
 
 
 @contextlib.contextmanager

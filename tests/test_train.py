@@ -8,7 +8,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ebmjax import checkpoint, config, parallel, recipe, runs, train, writers
+from ebmjax import (
+    checkpoint,
+    config,
+    processes,
+    recipe,
+    rundir,
+    runs,
+    train,
+    writers,
+)
 
 OBJECTIVES = {
     "classifier": {},
@@ -74,7 +83,7 @@ def numbers_of(workdir):
 
 
 def interrupt_at(monkeypatch, step):
-    monkeypatch.setattr(parallel, "agreed_to_stop", lambda now, signalled: now == step)
+    monkeypatch.setattr(processes, "agreed_to_stop", lambda now, signalled: now == step)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -346,7 +355,7 @@ def test_pictures_show_ten_chains_of_each_class_in_a_row(tmp_path):
 
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     c = small()
-    with runs.claimed(tmp_path, c):
+    with rundir.lock_workdir(tmp_path, c):
         with pytest.raises(ValueError, match="another program is training in"):
             train.fit(c, str(tmp_path))
 
