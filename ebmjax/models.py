@@ -33,23 +33,23 @@ def network(module: nn.Module) -> Network:
 
     def init(key, x):
         variables = module.init(key, x)
-        return variables["params"], variables.get("stats", {})
+        return variables["params"], variables.get("batch_stats", {})
 
     def apply(params, stats, x):
-        return module.apply({"params": params, "stats": stats}, x)
+        return module.apply({"params": params, "batch_stats": stats}, x)
 
     def train(params, stats, x, key):
         logits, new = module.apply(
-            {"params": params, "stats": stats},
+            {"params": params, "batch_stats": stats},
             x,
             train=True,
-            mutable=["stats"],
+            mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        return logits, new.get("stats", stats)
+        return logits, new.get("batch_stats", stats)
 
     def features(params, stats, x):
-        variables = {"params": params, "stats": stats}
+        variables = {"params": params, "batch_stats": stats}
         _, sown = module.apply(variables, x, mutable=["intermediates"])
         return sown["intermediates"]["features"][0]
 
@@ -265,8 +265,8 @@ class Norm(nn.Module):
 
     def _batch_moments(self, x, train):
         features = (x.shape[-1],)
-        running_mean = self.variable("stats", "mean", jnp.zeros, features)
-        running_var = self.variable("stats", "var", jnp.ones, features)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features)
         if not train:
             return _channels(running_mean.value), _channels(running_var.value)
         count = x.size // x.shape[-1]

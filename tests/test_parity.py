@@ -144,9 +144,9 @@ def losses_and_gradients(objective, norm, dtype=np.float32):
     moments = {n: x for n, x in theirs.named_buffers() if "running" in n}
 
     (value, aux), grads = jax.value_and_grad(our_loss, has_aux=True)(
-        variables["params"], variables["stats"], model, objective, *arrays
+        variables["params"], variables["batch_stats"], model, objective, *arrays
     )
-    ours = state_dict.to_state_dict(model, {"params": grads, "stats": aux.stats})
+    ours = state_dict.to_state_dict(model, {"params": grads, "batch_stats": aux.stats})
     tensors = {name: x.numpy() for name, x in (gradients | moments).items()}
     return (float(value), ours), (loss.item(), tensors)
 
@@ -206,7 +206,7 @@ def one_slot(model, variables, optimizer, start, **sampling):
         step=jnp.int32(0),
         recoveries=jnp.int32(0),
         params=variables["params"],
-        stats=variables["stats"],
+        stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         ema=None,
         chains=replay.Buffer(jnp.array(start)),
@@ -251,7 +251,7 @@ def test_three_steps_of_jem(weight_decay):
         optimizer.step()
         np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5, atol=1e-5)
 
-    moved = state_dict.to_state_dict(model, {"params": state.params, "stats": {}})
+    moved = state_dict.to_state_dict(model, {"params": state.params, "batch_stats": {}})
     before = trained(None)
     for name, p in theirs.named_parameters():
         if p.grad is not None:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import ebmjax
-from ebmjax import augment, batching, config, pictures, runs, train
+from ebmjax import augment, batching, config, pictures, rundir, train
 
 
 @pytest.fixture(scope="module")
