@@ -180,7 +180,7 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
         raise FileNotFoundError(f"{workdir} is not a run directory: it has no {CONFIG}")
     try:
         return config.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"{path} cannot be read: {reason}") from error
 
