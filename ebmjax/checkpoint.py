@@ -1,12 +1,14 @@
 """Saving and restoring training states with orbax: asynchronous and atomic.
 
-A checkpoint holds a `step.TrainState` and a small dictionary of the host's
-(sums not yet logged, names of classes). Chains are stored as they lie on the
-devices, [D, N/D, ...], and dealt anew when the number of devices has changed.
+A checkpoint holds a `train_step.TrainState` and a dictionary of the host: metrics not
+yet logged, facts about the data. Chains are stored as they lie on the devices,
+[D, N/D, ...], and resharded when the number of devices has changed.
 """
 
 import contextlib
+import dataclasses
 import functools
+import glob
 import json
 import logging
 from collections.abc import Iterator
@@ -21,46 +23,77 @@ from orbax.checkpoint import checkpoint_managers as policies
 from ebmjax import parallel, processes, replay, rundir
 from ebmjax.train_step import AXES, TrainState
 
-FOLDER = "checkpoints"
-MODEL = ("step", "recoveries", "params", "model_state", "ema", "chains")  # no optimiser
+# The fields that a trained model needs: all but the optimiser's.
+MODEL = tuple(x.name for x in dataclasses.fields(TrainState) if x.name != "opt_state")
 
 
-class OtherModel(ValueError):
-    """What is stored is not the state of the network that the config describes."""
+class CheckpointMismatchError(ValueError):
+    """The stored state is not that of the network that the config describes."""
 
 
 def manager(
     workdir: str, *, keep_last: int = 3, keep_best: int = 0, read_only: bool = False
 ) -> ocp.CheckpointManager:
-    """Keeps the last checkpoints and the best by metric "accuracy"."""
-    # A relative path fails only later, in orbax's background thread.
-    folder = rundir.folder(workdir) / FOLDER
+    """Keeps the last checkpoints and the best by metric "accuracy".
+
+    With `read_only` nothing is created or deleted.
+    """
+    folder = rundir.folder(workdir) / rundir.CHECKPOINTS
+    if not rundir.in_bucket(folder):
+        folder = _LiteralPath(folder)
     best = policies.BestN(
         get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False
     )
     keep = policies.AnyPreservationPolicy([policies.LatestN(keep_last), best])
+    # Not orbax's own `read_only`, which warns at every use.
     options = ocp.CheckpointManagerOptions(
         preservation_policy=None if read_only else keep,
         best_fn=_accuracy,
-        save_interval_steps=0 if read_only else 1,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
-        save_root_metadata=False,  # for which all processes would have to come
-        read_only=read_only,
+        save_root_metadata=False,  # all processes would have to take part
     )
-    handlers = {
-        "state": ocp.PyTreeCheckpointHandler(),
-        "host": ocp.JsonCheckpointHandler(),
-    }
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    state, host = _VerifyingHandler(), ocp.JsonCheckpointHandler()
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handlers.add("state", ocp.args.PyTreeSave, state)
+    handlers.add("state", ocp.args.PyTreeRestore, state)
+    handlers.add("host", ocp.args.JsonSave, host)
+    handlers.add("host", ocp.args.JsonRestore, host)
+    return ocp.CheckpointManager(folder, options=options, handler_registry=handlers)
+
+
+class _VerifyingHandler(ocp.PyTreeCheckpointHandler):
+    """Opens every array of a checkpoint before it counts as one.
+
+    If that fails, the checkpoint stays a temporary folder, the older ones are kept,
+    and the next `save` or `finish` raises.
+    """
+
+    def finalize(self, directory: epath.Path) -> None:
+        super().finalize(directory)
+        self.metadata(directory)
+
+
+class _LiteralPath(type(epath.Path())):
+    """A local path with `glob` patterns that are relative to it.
+
+    epath expands patterns in the path itself too, so that orbax would not find the
+    files of a checkpoint in a folder named lr[0.1].
+    """
+
+    def glob(self, pattern: str) -> Iterator[epath.Path]:
+        return (self / name for name in glob.glob(pattern, root_dir=self))
 
 
 @contextlib.contextmanager
 def closing(
     checkpoints: ocp.CheckpointManager,
 ) -> Iterator[ocp.CheckpointManager]:
-    """Waits at the end for what is being saved, but not where a process has failed:
-    the others' part may never come."""
+    """Waits at the end for what is being saved.
+
+    After an error one of several processes does not wait: the others may never write
+    their part.
+    """
     try:
         yield checkpoints
     except BaseException:
@@ -84,18 +117,19 @@ def save(
 ) -> None:
     """Starts saving; returns when `state` may be donated.
 
-    Raises OSError if this one, or that before it, cannot be written.
+    Raises OSError if this checkpoint, or the one before it, cannot be written.
     """
     host = json.loads(json.dumps(host))  # a copy: it is written later, by a thread
     args = ocp.args.Composite(
         state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(host)
     )
     with _writing(checkpoints):
-        checkpoints.save(step, args=args, metrics=metrics)
+        if not checkpoints.save(step, args=args, metrics=metrics):
+            raise ValueError(f"step {step} is not later than the newest checkpoint")
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
-    """Waits until all is saved. Raises OSError if it cannot be written."""
+    """Waits until all is saved, and found to be readable. Raises OSError if not."""
     with _writing(checkpoints):
         checkpoints.wait_until_finished()
 
@@ -106,14 +140,14 @@ def _writing(checkpoints):
         yield
     except Exception as error:  # tensorstore and orbax raise many kinds
         raise OSError(
-            f"a checkpoint cannot be saved in {checkpoints.directory}: see whether"
-            " there is room, and start again to go on from the one before"
-            f" ({_short(error)})"
+            f"a checkpoint cannot be saved in {checkpoints.directory}"
+            f" ({_first_line(error)}); free some space if the disk is full, then"
+            " start again to resume from the previous checkpoint"
         ) from error
 
 
-def _short(error):
-    """The first line, without its middle."""
+def _first_line(error):
+    """The first line of the message, shortened in the middle."""
     line = (str(error) or repr(error)).splitlines()[0]
     return line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
 
@@ -125,48 +159,50 @@ def restore_latest(
     num_blocks: int,
     axes: TrainState = AXES,
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest state that can be read, and the host's part; None if none is there.
+    """The newest state that can be read, and the host's part; None if there is none.
 
-    A damaged checkpoint is named in the log and put aside. Raises ValueError if none
-    can be read, `OtherModel` if the stored state has not the shapes of `like`.
+    A damaged checkpoint is logged and quarantined. Raises ValueError if none can be
+    read, `CheckpointMismatchError` if the stored arrays are not like those of `like`.
     """
     damaged = []
     for step in sorted(checkpoints.all_steps(), reverse=True):
         reason = None
         try:
-            check_alike(checkpoints, step, like)
-            found = restore(checkpoints, step, like, num_blocks=num_blocks, axes=axes)
-        except (OtherModel, MemoryError):
+            check_matches(checkpoints, step, like)
+            restored = restore(
+                checkpoints, step, like, num_blocks=num_blocks, axes=axes
+            )
+        except (CheckpointMismatchError, MemoryError):
             raise
         except Exception as error:  # tensorstore and orbax raise many kinds
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
-            reason = _short(error)
+            reason = _first_line(error)
         if not processes.all_agree(reason is None):
-            reason = reason or "another process failed to"
+            reason = reason or "another process could not read it"
             logging.warning("checkpoint %d cannot be read: %s", step, reason)
             damaged.append(step)
             continue
         for step in damaged:
-            put_aside(checkpoints, step, "damaged")
-        return found
+            quarantine(checkpoints, step, "damaged")
+        return restored
     if damaged:
         raise ValueError(
-            f"none of the checkpoints in {checkpoints.directory} can be read now"
-            f" ({reason}): nothing was changed there; see whether the storage is in"
-            " order, or start in another workdir"
+            f"none of the checkpoints in {checkpoints.directory} can be read"
+            f" ({reason}); none was changed: check the storage, or choose another"
+            " workdir"
         )
     return None
 
 
-def put_aside(checkpoints: ocp.CheckpointManager, step: int, why: str) -> None:
-    """Moves a checkpoint out of the way, to WORKDIR/{why}-{step}; nothing is lost."""
+def quarantine(checkpoints: ocp.CheckpointManager, step: int, reason: str) -> None:
+    """Moves a checkpoint to WORKDIR/{reason}-{step}, replacing an older one there."""
     folder = epath.Path(checkpoints.directory)
-    aside = folder.parent / f"{why}-{step}"
+    target = folder.parent / f"{reason}-{step}"
     if jax.process_index() == 0:
-        if aside.exists():
-            aside.rmtree()
-        (folder / str(step)).rename(aside)
+        if target.exists():
+            target.rmtree()
+        (folder / str(step)).rename(target)
     processes.all_agree(True)  # that it is done
     checkpoints.reload()
 
@@ -179,11 +215,10 @@ def restore(
     num_blocks: int,
     axes: TrainState = AXES,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state saved at `step`, placed on today's devices as `axes` says.
+    """The state saved at `step`, placed on the devices as `axes` says.
 
     `like` gives shapes and dtypes. Class-conditional chains lie in `num_blocks`
-    blocks of equal size on each device; on another number of devices than before
-    they are dealt anew.
+    blocks of equal size on each device; see `reshard_chains`.
     """
     wanted = like.chains
     if wanted is not None:
@@ -193,25 +228,41 @@ def restore(
     state, host = _read(checkpoints, step, like)
     if wanted is not None and stored.shape != wanted.samples.shape:
         before, now = len(state.chains.samples), len(wanted.samples)
-        logging.info("dealing chains of %d devices to %d", before, now)
-        dealt = deal(state.chains.samples, now, num_blocks)
-        state = state.replace(chains=replay.Buffer(dealt))
+        logging.info("resharding the chains of %d devices to %d", before, now)
+        samples = reshard_chains(state.chains.samples, now, num_blocks)
+        state = state.replace(chains=replay.Buffer(samples))
     return parallel.place(state, axes), host
 
 
 def restore_model(
     checkpoints: ocp.CheckpointManager, step: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `MODEL` names, as NumPy arrays, and the host's part; on any devices."""
-    stored = checkpoints.item_metadata(step)["state"].tree
-    return _read(checkpoints, step, {name: stored[name] for name in MODEL})
+    """The fields named by `MODEL` as NumPy arrays, and the host's part.
+
+    Raises `CheckpointMismatchError` if one of the fields is not stored, OSError if the
+    checkpoint cannot be read.
+    """
+    name = f"checkpoint {step} in {checkpoints.directory}"
+    try:
+        stored = checkpoints.item_metadata(step)["state"].tree
+        missing = [field for field in MODEL if field not in stored]
+        if missing:
+            raise CheckpointMismatchError(
+                f"{name} was written by another version of ebmjax: it has no"
+                f" {', '.join(missing)}"
+            )
+        return _read(checkpoints, step, {field: stored[field] for field in MODEL})
+    except (CheckpointMismatchError, MemoryError):
+        raise
+    except Exception as error:  # tensorstore and orbax raise many kinds
+        raise OSError(f"{name} cannot be read ({_first_line(error)})") from error
 
 
 def _read(checkpoints, step, target):
     """The state's part `target` as NumPy, and the host's part.
 
-    Every process reads for itself. The manager's `restore` would have all of them
-    meet at its end, and wait there for one that finds its file damaged.
+    Every process reads for itself. The manager's `restore` would synchronise them at
+    its end, and wait there for one that finds its file damaged.
     """
     folder = epath.Path(checkpoints.directory) / str(step)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
@@ -220,43 +271,61 @@ def _read(checkpoints, step, target):
     return state, ocp.JsonCheckpointHandler().restore(folder / "host")
 
 
-def check_alike(
+def check_matches(
     checkpoints: ocp.CheckpointManager, step: int, like: TrainState
 ) -> None:
-    """Raises `OtherModel`, naming the first difference, if a state of other shapes is
-    stored. How chains are spread over devices is not one."""
+    """Raises `CheckpointMismatchError`, naming the first difference, if the stored
+    arrays have other names, shapes or dtypes than those of `like`. How chains are
+    spread over devices makes no difference."""
     stored = checkpoints.item_metadata(step)["state"].tree
-    wanted = ocp.utils.serialize_tree(like, keep_empty_nodes=True)
-    for name, before, now in differences(stored, wanted):
-        if name == "chains/samples" and before and now:
-            if before[0] * before[1] == now[0] * now[1] and before[2:] == now[2:]:
-                continue
-        raise OtherModel(
-            f"{checkpoints.directory} has another model: its {name} is"
-            f" {before or 'absent'}, the config's {now or 'absent'};"
-            " choose another workdir"
+    found = difference(stored, ocp.utils.serialize_tree(like, keep_empty_nodes=True))
+    if found:
+        raise CheckpointMismatchError(
+            f"checkpoint does not match the config: {found} (checkpoint {step} in"
+            f" {checkpoints.directory}); choose another workdir"
         )
 
 
-def differences(
-    stored: Any, wanted: Any
-) -> list[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]]:
-    """The leaves that differ: (path, stored shape, wanted shape), None where absent."""
-    before, now = _shapes(stored), _shapes(wanted)
-    names = sorted(before.keys() | now.keys())
-    rows = ((name, before.get(name), now.get(name)) for name in names)
-    return [row for row in rows if row[1] != row[2]]
+def difference(stored: Any, expected: Any) -> str | None:
+    """The first difference in name, shape or dtype between two trees of arrays."""
+    stored, expected = _arrays(stored), _arrays(expected)
+    for name in sorted(stored.keys() | expected.keys()):
+        before, now = stored.get(name), expected.get(name)
+        if before == now:
+            continue
+        if before is None or now is None:
+            return f"{name} is {'missing' if before is None else 'unknown'}"
+        if before[0] != now[0]:
+            return f"{name} has shape {before[0]}, expected {now[0]}"
+        return f"{name} has dtype {before[1]}, expected {now[1]}"
+    return None
 
 
-def deal(samples: np.ndarray, num_devices: int, num_blocks: int) -> np.ndarray:
-    """[D, N/D, ...] -> [D', N/D', ...], every chain staying in its class's block."""
-    shape = samples.shape[2:]
-    blocks = samples.reshape(len(samples), num_blocks, -1, *shape).swapaxes(0, 1)
-    dealt = blocks.reshape(num_blocks, num_devices, -1, *shape).swapaxes(0, 1)
-    return dealt.reshape(num_devices, -1, *shape)
-
-
-def _shapes(tree):
+def _arrays(tree):
+    """{path: (shape, dtype)}; of chains [D, N/D, ...] the shape [N, ...]."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+    arrays = {name(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
+    if "chains/samples" in arrays:
+        (devices, each, *shape), dtype = arrays["chains/samples"]
+        arrays["chains/samples"] = (devices * each, *shape), dtype
+    return arrays
+
+
+def reshard_chains(
+    samples: np.ndarray, num_devices: int, num_blocks: int
+) -> np.ndarray:
+    """Spreads chains over another number of devices: [D, N/D, ...] -> [D', N/D', ...].
+
+    Every chain stays in the block of its class. Raises ValueError if the chains of a
+    block do not divide over the devices.
+    """
+    before, each, *shape = samples.shape
+    if each % num_blocks or before * each % (num_blocks * num_devices):
+        raise ValueError(
+            f"{before * each} chains of {before} devices in {num_blocks} blocks do not"
+            f" divide over {num_devices} devices"
+        )
+    blocks = samples.reshape(before, num_blocks, -1, *shape).swapaxes(0, 1)
+    resharded = blocks.reshape(num_blocks, num_devices, -1, *shape).swapaxes(0, 1)
+    return resharded.reshape(num_devices, -1, *shape)

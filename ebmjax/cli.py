@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import pathlib
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -161,11 +160,6 @@ def start(settings: ml_collections.ConfigDict, *, sizes: tuple[int, ...] = ()) -
         timeout=flags.FLAGS.join_timeout,
     )
     set_up_jax()
-
-
-def exit_code(number: int) -> int:
-    """After an interruption: 130 for Ctrl-C, else 75 (EX_TEMPFAIL, "start again")."""
-    return 130 if number == signal.SIGINT else 75
 
 
 def set_up_jax() -> None:

@@ -37,7 +37,7 @@ def main(argv):
     workdir = str(rundir.folder(_WORKDIR.value or default_workdir(_CONFIG.value)))
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
-    from ebmjax import processes, train
+    from ebmjax import processes, signals, train
     from ebmjax.eval import run as evaluation
 
     try:
@@ -45,7 +45,7 @@ def main(argv):
     except train.Interrupted as interrupted:
         if processes.index() == 0:
             print(interrupted, file=sys.stderr)
-        sys.exit(cli.exit_code(interrupted.number))
+        sys.exit(signals.exit_code(interrupted.number))
     if not c.eval.tasks:
         return
     processes.restore_sigterm()

@@ -153,8 +153,8 @@ def settings(
         if term.whole_batch and c.optimizer.accumulation_steps > 1:
             raise ValueError(
                 "config.optimizer.accumulation_steps cannot be combined with"
-                f" config.objective.{name}, which is a statistic of the whole batch; use"
-                " config.model.remat to save memory"
+                f" config.objective.{name}, which is a statistic of the whole batch;"
+                " use config.model.remat to save memory"
             )
     names = objectives.ChainSettings._fields
     return Settings(

@@ -103,4 +103,4 @@ class Recovery:
                 self.last_start,
                 self.last_start,
             )
-            checkpoint.put_aside(self.checkpoints, self.last_start, "diverged")
+            checkpoint.quarantine(self.checkpoints, self.last_start, "diverged")

@@ -1,11 +1,8 @@
 """A run directory read back: the trained model and what belongs to it."""
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +13,6 @@ import numpy as np
 from ebmjax import (
     augment,
     batching,
-    config,
     data,
     energy,
     metrics,
@@ -28,8 +24,6 @@ from ebmjax import checkpoint as checkpoints
 from ebmjax import recipe as recipes
 from ebmjax.data import Scaling, Splits
 from ebmjax.models import Network
-
-CONFIG = "config.json"
 
 
 class Facts(NamedTuple):
@@ -270,7 +264,7 @@ def load(
     Raises FileNotFoundError if there is no run or no checkpoint, ValueError if there
     is no such checkpoint or if code of the run is missing.
     """
-    c = read_config(workdir)
+    c = rundir.read_config(workdir)
     if data_dir is not None:
         c.data.data_dir = data_dir
     return load_with_config(
@@ -307,7 +301,7 @@ def load_with_config(
     buffer = None
     if state["chains"] is not None:
         samples = state["chains"]["samples"]
-        buffer = checkpoints.deal(samples, 1, facts.num_blocks)[0]
+        buffer = checkpoints.reshard_chains(samples, 1, facts.num_blocks)[0]
     scaling = facts.scaling and [np.float32(x) for x in facts.scaling]
     return Run(
         config=c,
@@ -354,62 +348,9 @@ def _check_variables(workdir, network, variables, shape):
     """Raises ValueError unless the network has variables of these shapes."""
     example = jnp.zeros((2, *shape))
     expected = jax.eval_shape(network.init, jax.random.key(0), example)
-    differences = checkpoints.differences(variables, expected)
-    if differences:
-        name, stored, wanted = differences[0]
-        raise ValueError(
-            f"{workdir} has another network: {name} is stored as {stored or 'absent'},"
-            f" the network's is {wanted or 'absent'}"
-        )
-
-
-def read_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config that the run in `workdir` has."""
-    path = rundir.folder(workdir) / CONFIG
-    if not path.exists():
-        raise FileNotFoundError(f"{workdir} is not a run directory: it has no {CONFIG}")
-    try:
-        return config.from_json(path.read_text())
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-@contextlib.contextmanager
-def claimed(workdir: str, c: ml_collections.ConfigDict) -> Iterator[None]:
-    """Makes `workdir` the directory of the run `c`, for one program at a time.
-
-    Raises ValueError if it holds a run with another value of one of
-    `config.FIXED`, or if another program is training in it; in a bucket nobody
-    notices that.
-    """
-    folder = rundir.folder(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0 and not rundir.in_bucket(workdir):
-            file = stack.enter_context(open(folder / ".lock", "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(
-                    f"another program is training in {workdir}: wait for it, or choose"
-                    " another --workdir"
-                ) from error
-        # A first start may fail before it has anything worth keeping.
-        started = (folder / checkpoints.FOLDER).exists() and any(
-            path.name.isdigit() for path in (folder / checkpoints.FOLDER).iterdir()
-        )
-        if started and (folder / CONFIG).exists():
-            changes = config.changes(read_config(workdir), c)
-            for key, (old, new) in changes.items():
-                if config.is_fixed(key):
-                    raise ValueError(
-                        f"{workdir} holds a run with config.{key}={old!r}, not"
-                        f" {new!r}: choose another --workdir"
-                    )
-                logging.info("config.%s is now %r, was %r", key, new, old)
-        if jax.process_index() == 0:
-            rundir.write(folder / CONFIG, config.to_json(c))
-        yield
+    found = checkpoints.difference(variables, expected)
+    if found:
+        raise ValueError(f"{workdir} was trained with another network: {found}")
 
 
 def _find(stored, which):

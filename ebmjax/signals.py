@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ebmjax import processes
 
 EX_TEMPFAIL = 75  # of sysexits.h: try again later
+SIGHUP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 class StopRequests:
@@ -31,7 +32,7 @@ class StopRequests:
 def stop_requests() -> Iterator[StopRequests]:
     """Within the block SIGTERM, SIGHUP and the first SIGINT are recorded, not acted on.
 
-    A second Ctrl-C raises KeyboardInterrupt. Of several processes all are asked to stop:
+    A second Ctrl-C raises KeyboardInterrupt. Several processes are all asked to stop:
     see `processes.agreed_to_stop`. Outside the main thread, where Python allows no
     handlers, nothing is recorded.
     """
@@ -45,7 +46,7 @@ def stop_requests() -> Iterator[StopRequests]:
         requests.received.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        elif number != signal.SIGTERM:
+        elif number == SIGHUP:
             _discard(terminals)
         if processes.several():
             processes.request_stop()
@@ -67,9 +68,8 @@ def _handled():
     numbers = [signal.SIGINT]
     if not processes.several():  # else jax.distributed has a handler for SIGTERM
         numbers.append(signal.SIGTERM)
-    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # by nohup
-        numbers.append(hangup)
+    if SIGHUP is not None and signal.getsignal(SIGHUP) != signal.SIG_IGN:  # by nohup
+        numbers.append(SIGHUP)
     return numbers
 
 

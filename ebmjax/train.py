@@ -22,6 +22,7 @@ from ebmjax import (
     pictures,
     processes,
     recovery,
+    rundir,
     runs,
     signals,
     train_step,
@@ -82,7 +83,7 @@ def fit(
     plan = plans.make_plan(config, recipe, data)
     with contextlib.ExitStack() as stack:
         stop_requests = stack.enter_context(signals.stop_requests())
-        stack.enter_context(runs.claimed(workdir, config))
+        stack.enter_context(rundir.lock_workdir(workdir, config))
         checkpoints = stack.enter_context(_checkpoints(workdir, config.checkpoint))
         start = recovery.Recovery(
             config.recovery,

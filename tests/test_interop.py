@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from ebmjax import config, interop, runs, train
+from ebmjax import config, interop, rundir, runs, train
 from ebmjax.interop import state_dict
 
 torch = pytest.importorskip("torch")
@@ -82,7 +82,7 @@ def test_size_and_norm_are_read_off_the_tensors(depth, width, num_classes, norm)
     found = model.depth, model.width, model.num_classes, model.norm
     assert found == (depth, width, num_classes, norm)
     if ambiguous:
-        with pytest.raises(ValueError, match="may be instance or layer, whose tensors"):
+        with pytest.raises(ValueError, match="may be instance or layer, which have"):
             state_dict.from_state_dict(state)
     else:
         with pytest.raises(ValueError, match=f"norm is {norm}, not layer"):
@@ -109,6 +109,116 @@ def test_a_round_trip_is_exact(tmp_path, norm):
     assert sorted(os.listdir(tmp_path)) == ["ours.pt", "theirs.pt"]
 
 
+def variant(wrap):
+    """The official tensors and buffer under other names, as a file's content."""
+    content = official()
+    return wrap(content["model_state_dict"], content["replay_buffer"])
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{name}": x for name, x in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s, b: prefixed("_orig_mod.", s) | {"replay_buffer": b},
+        lambda s, b: {
+            "state_dict": prefixed("module._orig_mod.", s),
+            "replay_buffer": b,
+        },
+        lambda s, b: {"model": prefixed("_orig_mod.module.", s), "replay_buffer": b},
+        lambda s, b: {"net": {"state_dict": s, "replay_buffer": b}, "epoch": 3},
+        lambda s, b: {  # a compiled part of the network; an averaged model
+            "model": {x.replace("f.", "module.f._orig_mod."): s[x] for x in s}
+            | {"n_averaged": torch.tensor(7)},
+            "replay_buffer": b,
+        },
+    ],
+    ids=["compiled", "parallel, compiled", "compiled, parallel", "nested", "averaged"],
+)
+def test_wrapped_checkpoints_are_the_same(tmp_path, wrap):
+    plain = save(tmp_path / "plain.pt", official())
+    path = save(tmp_path / "wrapped.pt", variant(wrap))
+    expected = interop.load_torch_checkpoint(plain)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        interop.load_torch_checkpoint(path)[1:],
+        expected[1:],
+    )
+
+
+def test_names_that_meet_without_their_wrappers_are_refused(tmp_path):
+    state = trained(None)
+    both = state | {"module.f.conv1.bias": torch.zeros(16)}
+    path = save(tmp_path / "ckpt.pt", both)
+    with pytest.raises(ValueError, match="f.conv1.bias twice, once wrapped as module"):
+        interop.load_torch_checkpoint(path)
+
+
+def test_a_buffer_with_channels_last_is_recognised(tmp_path):
+    content = official() | {"replay_buffer": torch.tensor(uniform(20))}
+    path = save(tmp_path / "ckpt.pt", content)
+    np.testing.assert_array_equal(interop.load_torch_checkpoint(path)[2], uniform(20))
+
+
+@pytest.mark.parametrize(
+    "buffer, message",
+    [
+        (torch.zeros(5, 3, 8, 3), r"\(5, 3, 8, 3\) may be either of \[N, 3, H, W\]"),
+        (torch.zeros(5, 1, 8, 8), r"\(5, 1, 8, 8\) has neither.*\[N, H, W, 3\]"),
+        (torch.zeros(5, 3, 8, 8, dtype=torch.uint8), "replay_buffer has dtype uint8"),
+        (torch.full((5, 3, 8, 8), torch.inf), "replay_buffer has 960 of 960 entries"),
+        (torch.tensor(3.0), "has neither"),
+        ("none", "'replay_buffer' is a str, expected a tensor"),
+    ],
+)
+def test_a_buffer_that_cannot_be_one_is_refused(tmp_path, buffer, message):
+    path = save(tmp_path / "ckpt.pt", official() | {"replay_buffer": buffer})
+    with pytest.raises(ValueError, match=message):
+        interop.load_torch_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["f.layer2.0.conv1.weight", "f.bn1.running_var"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
+    state = {k: x.clone() for k, x in trained("batch").items()}
+    state[name] = state[name].double()
+    state[name].view(-1)[3] = value
+    path = save(tmp_path / "ckpt.pt", state)
+    with pytest.raises(ValueError, match=f"{name} has 1 of .* that are NaN or inf"):
+        interop.load_torch_checkpoint(path)
+    unused = trained(None) | {"energy_output.bias": torch.tensor([torch.nan])}
+    interop.load_torch_checkpoint(save(path, unused))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"f.conv1.bias": torch.zeros(16, dtype=torch.int8)}, "f.conv1.bias has dtype"),
+        ({"f.conv1.bias": torch.zeros(16).to_sparse()}, "f.conv1.bias is not a dense"),
+        ({"f.conv1.weight": torch.tensor(0.0)}, r"f.conv1.weight has shape \(\)"),
+        ({"f.layer1.0.conv1.weight": torch.zeros(9, 9, 3, 3)}, "9 output channels"),
+        ({"class_output.weight": torch.zeros(10)}, "expected 2 dimensions"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused_by_name(tmp_path, change, message):
+    path = save(tmp_path / "ckpt.pt", trained(None) | change)
+    with pytest.raises(ValueError, match=message):
+        interop.load_torch_checkpoint(path)
+
+
+def test_paths_in_the_home_directory_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "ckpt.pt", official())
+    loaded = interop.load_torch_checkpoint("~/ckpt.pt")
+    interop.save_torch_checkpoint("~/back.pt", *loaded)
+    interop.make_run("~/back.pt", "~/run")
+    interop.export_run("~/run", "~/again.pt")
+    assert sorted(os.listdir()) == ["again.pt", "back.pt", "ckpt.pt", "run"]
+
+
 def test_unused_tensors_are_named(tmp_path, caplog):
     path = save(tmp_path / "ckpt.pt", official("batch"))
     with caplog.at_level("INFO"):
@@ -131,12 +241,14 @@ def test_what_is_missing_or_unexpected_is_listed(tmp_path):
         interop.load_torch_checkpoint(path)
     state = dict(trained(None), **{"f.conv1.bias": torch.zeros(17)})
     path = save(tmp_path / "ckpt.pt", state)
-    with pytest.raises(ValueError, match=r"conv1/bias has shape \(17,\), not \(16,\)"):
+    with pytest.raises(
+        ValueError, match=r"f.conv1.bias has shape \(17,\), expected \(16,\)"
+    ):
         interop.load_torch_checkpoint(path)
-    with pytest.raises(ValueError, match="missing: f.layer1.0.conv1.weight"):
+    with pytest.raises(ValueError, match="missing: f.layer1.0.conv1.weight; it has a$"):
         interop.load_torch_checkpoint(save(path, {"a": torch.zeros(1)}))
     content["replay_buffer"] = torch.zeros(5)
-    with pytest.raises(ValueError, match=r"\(5,\) is not \[N, C, H, W\]"):
+    with pytest.raises(ValueError, match=r"\(5,\) has neither of the layouts"):
         interop.load_torch_checkpoint(save(path, content))
 
 
@@ -144,9 +256,11 @@ def test_what_is_missing_or_unexpected_is_listed(tmp_path):
     "content, message",
     [
         ([torch.zeros(1)], "holds a list, not a state dict"),
-        ({}, "no state dict"),
-        ({"model_state_dict": 3}, "no state dict"),
-        ({"model_state_dict": {"a": 3}}, "a is a int, not a tensor"),
+        ({}, "its state dict is empty"),
+        ({"model_state_dict": {}}, "its state dict is empty"),
+        ({"model_state_dict": 3}, "'model_state_dict' is a int, expected a tensor"),
+        ({"model_state_dict": {"a": 3}}, "'a' is a int, expected a tensor"),
+        ({"model": {"a": 3}, "net": {"a": 3}}, "several state dicts, model and net"),
     ],
 )
 def test_other_content_is_refused(tmp_path, content, message):
@@ -181,7 +295,9 @@ def test_nothing_in_a_file_is_executed(tmp_path, form):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         save(path, content, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(ValueError, match="holds more than tensors.*nothing of it was"):
+    with pytest.raises(
+        ValueError, match="holds other objects than tensors.*none of them"
+    ):
         interop.load_torch_checkpoint(str(path))
     assert not victim.exists()
     if form != "plain pickle":  # and it would have been
@@ -224,7 +340,7 @@ def test_a_run_of_a_checkpoint_goes_on(tmp_path):
     workdir = str(tmp_path / "run")
     c = digits_config(p_x=1.0)
     described = interop.make_run(path, workdir, c)
-    assert "WRN-10-1, norm None, 10 classes\n40 chains\n" in described
+    assert "WRN-10-1, norm None, 10 classes, images 8x8x1\n40 chains\n" in described
     assert "energy_output.bias" in described
     assert c.model.depth == 28  # the caller's config is left alone
 
@@ -259,7 +375,7 @@ def test_a_run_has_the_chains_that_its_objective_needs(tmp_path):
     c.data.name = "cifar10"  # which is not there
     c.data.data_dir = str(tmp_path)
     described = interop.make_run(path, str(tmp_path / "b"), c)
-    assert "40 chains from noise, the file having none" in described
+    assert "40 chains from noise: the file has none" in described
     run = runs.load(str(tmp_path / "b"))
     assert run.buffer.shape == (40, 32, 32, 1)
     assert run.class_names == tuple("0123456789")
@@ -269,31 +385,33 @@ def test_without_a_config_a_buffer_makes_it_jem(tmp_path):
     state = reference.Classifier(num_classes=100).state_dict()
     path = save(tmp_path / "ckpt.pt", state)
     interop.make_run(path, str(tmp_path / "a"))
-    c = runs.read_config(str(tmp_path / "a"))
+    c = rundir.read_config(str(tmp_path / "a"))
     assert (c.data.name, c.objective.p_x) == ("cifar100", 0)
     buffer = torch.zeros(30, 3, 32, 32)
     content = dict(model_state_dict=trained(None), replay_buffer=buffer)
     interop.make_run(save(path, content), str(tmp_path / "b"))
-    c = runs.read_config(str(tmp_path / "b"))
+    c = rundir.read_config(str(tmp_path / "b"))
     assert (c.data.name, c.objective.p_x, c.sgld.buffer_size) == ("cifar10", 1, 30)
 
 
 def test_what_cannot_be_a_run_leaves_nothing_behind(tmp_path):
     path, _, _ = digits_checkpoint(tmp_path / "ckpt.pt", num_classes=7)
     workdir = tmp_path / "run"
-    with pytest.raises(ValueError, match="7 classes: name the data with --config"):
+    with pytest.raises(ValueError, match="has 7 classes, neither.*with --config"):
         interop.make_run(path, str(workdir))
-    with pytest.raises(ValueError, match="has 7 classes, digits 10"):
+    with pytest.raises(
+        ValueError, match="7 classes, but config.data.name 'digits' has 10"
+    ):
         interop.make_run(path, str(workdir), digits_config())
     assert not workdir.exists()
     path, _, _ = digits_checkpoint(tmp_path / "ckpt.pt")
     interop.make_run(path, str(workdir), digits_config())
-    with pytest.raises(ValueError, match="run holds a run: choose another --workdir"):
+    with pytest.raises(ValueError, match="run holds a run; choose another --workdir"):
         interop.make_run(path, str(workdir), digits_config())
-    c = runs.read_config(str(workdir))
+    c = rundir.read_config(str(workdir))
     c.model.name = "convnet"
     (workdir / "config.json").write_text(config.to_json(c))
-    with pytest.raises(ValueError, match="a convnet: only a wide_resnet is official"):
+    with pytest.raises(ValueError, match="model.name='convnet'.*needs 'wide_resnet'"):
         interop.export_run(str(workdir), str(tmp_path / "out.pt"))
     assert not (tmp_path / "out.pt").exists()
 
@@ -314,7 +432,7 @@ def test_the_command_line_there_and_back(tmp_path):
         assert done.returncode == 0, done.stderr
     state = torch.load(tmp_path / "back.pt", weights_only=True)["model_state_dict"]
     assert torch.equal(state["f.conv1.weight"], theirs.f.conv1.weight)
-    assert runs.read_config(str(tmp_path / "run")).seed == 3
+    assert rundir.read_config(str(tmp_path / "run")).seed == 3
     again = command(*there)
     assert again.returncode == 1
-    assert again.stderr == "error: run holds a run: choose another --workdir\n"
+    assert again.stderr == "error: run holds a run; choose another --workdir\n"

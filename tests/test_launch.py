@@ -13,7 +13,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api import models
 
-from ebmjax import cli, processes
+from ebmjax import processes, signals
 
 FOLDER = programs.ROOT / "experiments" / "launch"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
@@ -153,7 +153,7 @@ def test_no_key_can_be_misspelt_and_no_type_mistaken(path):
 
 def test_slurm_requeues_what_was_saved():
     text = (FOLDER / "slurm.sh").read_text()
-    code = cli.exit_code(signal.SIGTERM)
+    code = signals.exit_code(signal.SIGTERM)
     assert f'"$code" -eq {code} ]; then\n    scontrol requeue' in text
 
 
@@ -171,7 +171,7 @@ def test_kubernetes_tells_each_pod_who_it_is():
     assert int(env[processes.NUM_PROCESSES]) == spec["completions"]
     assert spec["parallelism"] == spec["completions"]
     ignored = spec["podFailurePolicy"]["rules"][0]["onExitCodes"]
-    assert ignored["values"] == [cli.exit_code(signal.SIGTERM)]
+    assert ignored["values"] == [signals.exit_code(signal.SIGTERM)]
     assert ignored["containerName"] == container["name"]
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import ebmjax
-from ebmjax import augment, batching, config, pictures, runs, train
+from ebmjax import augment, batching, config, pictures, rundir, train
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +140,10 @@ def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run directory: it has no con"):
         ebmjax.load(tmp_path)
-    (tmp_path / runs.CONFIG).write_text(config.to_json(config.default()))
+    (tmp_path / rundir.CONFIG).write_text(config.to_json(config.default()))
     with pytest.raises(FileNotFoundError, match="train first"):
         ebmjax.load(tmp_path)
-    (tmp_path / runs.CONFIG).write_text("{")
+    (tmp_path / rundir.CONFIG).write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         ebmjax.load(tmp_path)
 

@@ -8,7 +8,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ebmjax import checkpoint, config, plan, processes, recovery, runs, train, writers
+from ebmjax import (
+    checkpoint,
+    config,
+    plan,
+    processes,
+    recovery,
+    rundir,
+    runs,
+    train,
+    writers,
+)
 
 OBJECTIVES = {
     "classifier": {},
@@ -344,7 +354,7 @@ def test_pictures_show_ten_chains_of_each_class_in_a_row(tmp_path):
 
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     c = small()
-    with runs.claimed(tmp_path, c):
+    with rundir.lock_workdir(tmp_path, c):
         with pytest.raises(ValueError, match="another program is training in"):
             train.fit(c, str(tmp_path))
 

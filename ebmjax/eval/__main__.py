@@ -49,9 +49,9 @@ def main(argv):
     if len(argv) > 1:
         raise ValueError(f"what is {argv[1]!r}? Flags look like --eval.key=value")
 
-    from ebmjax import runs
+    from ebmjax import rundir, runs
 
-    c = runs.read_config(_WORKDIR.value)
+    c = rundir.read_config(_WORKDIR.value)
     for key, value in config_flags.get_override_values(flags.FLAGS["eval"]).items():
         if isinstance(value, tuple):  # a,b,c comes as one string
             value = sum((_split(part) for part in value), ())

@@ -5,7 +5,7 @@ import os.path
 import statistics
 from typing import Any, NamedTuple
 
-from ebmjax import config, rundir, runs
+from ebmjax import config, rundir
 from ebmjax.eval import charts, page, summary
 from ebmjax.eval.page import Row, Section, Table, drawn
 from ebmjax.eval.run import FILE, FOLDER, REPORT, read
@@ -45,7 +45,7 @@ def grouped(workdirs: list[str]) -> list[Group]:
     """The runs, those that differ in nothing but the seed together."""
     by_config: dict[str, list[str]] = {}
     for workdir in workdirs:
-        flat = config.flatten(runs.read_config(workdir))
+        flat = config.flatten(rundir.read_config(workdir))
         kept = {k: v for k, v in flat.items() if k.split(".")[0] not in INCIDENTAL}
         by_config.setdefault(json.dumps(kept, sort_keys=True), []).append(workdir)
     groups = []

@@ -1,12 +1,12 @@
 """Official PyTorch checkpoints of JEM and NG-EBM, read and written.
 
-python -m ebmjax.interop CKPT.pt --workdir=DIR              makes a run of a checkpoint
-python -m ebmjax.interop CKPT.pt --workdir=DIR --to-torch   and a checkpoint of a run
+python -m ebmjax.interop CKPT.pt --workdir=DIR             makes a run of a checkpoint
+python -m ebmjax.interop CKPT.pt --workdir=DIR --to-torch  writes a run to a checkpoint
 
-A checkpoint is {"model_state_dict", "replay_buffer"}, the same without the buffer, or
-a bare state dict. It is read as data: nothing in the file is executed. A run goes by
---config, which continued training needs too; without one it is JEM if there is a
-buffer, else a classifier, on CIFAR-10 or CIFAR-100.
+A checkpoint is {"model_state_dict", "replay_buffer"}, the same without the buffer, or a
+bare state dict. It is read as data: nothing in the file is executed. --config gives the
+data set and what further training needs. Without it the run is JEM on CIFAR-10 or
+CIFAR-100 if there is a replay buffer, else a classifier.
 """
 
 from absl import app, flags
@@ -16,7 +16,7 @@ from ebmjax import cli, interop
 
 def main(argv):
     args = flags.FLAGS
-    if len(argv) < 2 or args.workdir is None:
+    if len(argv) < 2 or not args.workdir:
         raise ValueError("usage: python -m ebmjax.interop CKPT.pt --workdir=DIR")
     if argv[2:] and args.config is None:
         raise ValueError(cli.unexpected(argv[2]))
@@ -28,8 +28,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", None, "of the run to make; as for ebmjax.main")
+    flags.DEFINE_string("config", None, "the config of the new run, as for ebmjax.main")
     flags.DEFINE_string("workdir", None, "the run directory")
-    flags.DEFINE_enum("norm", None, ("instance", "layer"), "where tensors do not tell")
-    flags.DEFINE_bool("to-torch", False, "write CKPT.pt from the run instead")
+    flags.DEFINE_enum(
+        "norm", None, ("instance", "layer"), "if the tensors leave it open"
+    )
+    flags.DEFINE_bool("to-torch", False, "write CKPT.pt from the run")
     app.run(cli.report_errors(main), flags_parser=cli.parse)

@@ -1,8 +1,9 @@
 """The official network's tensors, by the names that PyTorch gives them.
 
-Arrays in, arrays out: files and runs are `interop`'s.
+NumPy arrays in and out; `ebmjax.interop` reads and writes the files.
 """
 
+import functools
 import re
 from typing import Any
 
@@ -25,13 +26,20 @@ _NORMS = {
     "act": {"loc": ("params", "loc"), "scale": ("params", "scale")},
 }
 _UNUSED = ("f.linear.", "energy_output.")  # in official files, but not in the logits
-_COUNTERS = (".num_batches_tracked", ".initialized")
+# Counters of batch norm, of act norm and of torch.optim.swa_utils.AveragedModel.
+_COUNTERS = (".num_batches_tracked", ".initialized", "n_averaged")
+# Attributes in which torch.compile and DataParallel put a module.
+_WRAPPER_NAMES = ("_orig_mod", "module")
 
 
 def from_state_dict(
     state: dict[str, np.ndarray], *, norm: str | None = None
 ) -> tuple[models.WideResNet, dict[str, Any]]:
-    """(model, variables) of the official network's tensors, their dtype kept."""
+    """(model, variables) of the official network's tensors, their dtype kept.
+
+    Raises ValueError for tensors that are missing, unexpected, of another shape, not
+    floating-point or not finite.
+    """
     model = _model(state, norm)
     places = _places(model)
     known = {*places, *unused(state)}
@@ -41,15 +49,56 @@ def from_state_dict(
         raise ValueError(
             f"missing: {listed(missing)}; unexpected: {listed(unexpected)}"
         )
+    _check_shapes(model, places, state)
 
     variables = {"params": {}, "batch_stats": {}}
     for name, (*folders, leaf) in places.items():
+        check_finite(name, state[name])
         folder = variables
         for key in folders:
             folder = folder.setdefault(key, {})
         folder[leaf] = _from_torch(state[name], leaf)
-    _check_shapes(model, variables, state["f.conv1.weight"].shape[1])
     return model, variables
+
+
+def without_wrappers(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tensors, without the names that torch.compile, DataParallel and
+    AveragedModel insert: module._orig_mod.f.conv1.weight -> f.conv1.weight."""
+    plain = {}
+    for name, x in state.items():
+        parts = [part for part in name.split(".") if part not in _WRAPPER_NAMES]
+        new = ".".join(parts)
+        if new in plain:
+            raise ValueError(f"it holds {new} twice, once wrapped as {name}")
+        plain[new] = x
+    return plain
+
+
+def chains_of(buffer: np.ndarray, num_channels: int) -> np.ndarray:
+    """A replay buffer [N, C, H, W], or [N, H, W, C], as [N, H, W, C].
+
+    Raises ValueError if it is neither, could be both, or has values that no chain has.
+    """
+    is_first, is_last = (
+        buffer.ndim == 4 and buffer.shape[axis] == num_channels for axis in (1, 3)
+    )
+    if is_first == is_last:
+        found = "may be either of" if is_first else "has neither of the layouts"
+        raise ValueError(
+            f"replay_buffer of shape {buffer.shape} {found} [N, {num_channels}, H, W]"
+            f" and [N, H, W, {num_channels}]"
+        )
+    check_finite("replay_buffer", buffer)
+    return np.ascontiguousarray(buffer.transpose(0, 2, 3, 1) if is_first else buffer)
+
+
+def check_finite(name: str, x: np.ndarray) -> None:
+    """Raises ValueError unless `x` is floating-point without NaN and infinity."""
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"{name} has dtype {x.dtype}, expected floating-point numbers")
+    if not np.isfinite(x).all():
+        count = x.size - np.isfinite(x).sum()
+        raise ValueError(f"{name} has {count} of {x.size} entries that are NaN or inf")
 
 
 def to_state_dict(
@@ -73,27 +122,35 @@ def to_state_dict(
     return state
 
 
-def unused(state):
+def unused(state: dict[str, np.ndarray]) -> list[str]:
+    """The names of tensors that official files have and the logits do not need."""
     return [name for name in state if name.startswith(_UNUSED)]
 
 
 def _model(state, norm):
-    """The network that these tensors are of."""
-    try:
-        width = len(state["f.layer1.0.conv1.weight"]) // 16
-        num_classes = len(state["class_output.weight"])
-    except KeyError as error:
-        raise ValueError(f"missing: {error.args[0]}") from error
+    """The network that has these tensors."""
+    conv, head = "f.layer1.0.conv1.weight", "class_output.weight"
+    for name, ndim in ((conv, 4), (head, 2), ("f.conv1.weight", 4)):
+        if name not in state:
+            raise ValueError(f"missing: {name}; it has {listed(state)}")
+        if state[name].ndim != ndim:
+            shape = state[name].shape
+            raise ValueError(f"{name} has shape {shape}, expected {ndim} dimensions")
+    width, remainder = divmod(len(state[conv]), 16)
+    if remainder or not width:
+        raise ValueError(
+            f"{conv} has {len(state[conv])} output channels, expected a multiple of 16"
+        )
     blocks = [n for n in state if re.fullmatch(r"f\.layer1\.\d+\.conv1\.weight", n)]
     return models.WideResNet(
         depth=6 * len(blocks) + 4,
         width=width,
-        num_classes=num_classes,
+        num_classes=len(state[head]),
         norm=_norm(state, norm),
     )
 
 
-def _norm(state, said):
+def _norm(state, requested):
     if "f.bn1.running_mean" in state:
         possible = ("batch",)
     elif "f.bn1.loc" in state:
@@ -102,13 +159,16 @@ def _norm(state, said):
         possible = ("instance", "layer")
     else:
         possible = (None,)
-    if said is None and len(possible) > 1:
+    if requested is None and len(possible) > 1:
         raise ValueError(
-            f"norm may be {' or '.join(possible)}, whose tensors are alike: say which"
+            f"its norm may be {' or '.join(possible)}, which have the same tensors;"
+            " give it with --norm"
         )
-    if said is not None and said not in possible:
-        raise ValueError(f"norm is {possible[0]}, not {said}")
-    return said or possible[0]
+    if requested is not None and requested not in possible:
+        raise ValueError(
+            f"its norm is {' or '.join(map(str, possible))}, not {requested}"
+        )
+    return requested or possible[0]
 
 
 def _places(model):
@@ -147,18 +207,21 @@ def _to_torch(x, leaf, norm):
     return x.reshape(1, -1, 1, 1) if per_channel else x
 
 
-def _check_shapes(model, variables, channels):
-    x = jax.ShapeDtypeStruct((1, 32, 32, channels), np.float32)
-    wanted = jax.eval_shape(model.init, jax.random.key(0), x)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        found = variables
-        for key in path:
-            found = found[key.key]
-        if found.shape != leaf.shape:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(f"{name} has shape {found.shape}, not {leaf.shape}")
+def _check_shapes(model, places, state):
+    x = jax.ShapeDtypeStruct((1, 32, 32, state["f.conv1.weight"].shape[1]), np.float32)
+    ours = jax.eval_shape(model.init, jax.random.key(0), x)
+    for name, path in places.items():
+        leaf = functools.reduce(lambda tree, key: tree[key], path, ours)
+        zeros = np.broadcast_to(np.float32(0), leaf.shape)
+        expected = _to_torch(zeros, path[-1], model.norm).shape
+        if state[name].shape != expected:
+            raise ValueError(
+                f"{name} has shape {state[name].shape}, expected {expected}"
+            )
 
 
-def listed(names):
+def listed(names) -> str:
+    """The first ten names and how many more there are."""
+    names = list(names)
     shown = ", ".join(sorted(names)[:10]) or "nothing"
     return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
