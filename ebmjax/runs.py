@@ -18,13 +18,13 @@ from ebmjax import (
     config,
     data,
     energy,
+    metrics,
     parallel,
     recipe,
     rundir,
     sgld,
 )
 from ebmjax import checkpoint as checkpoints
-from ebmjax.eval import calibration
 from ebmjax.models import Network
 
 CONFIG = "config.json"
@@ -88,7 +88,7 @@ class Run:
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
         """p(y | x).  [N, H, W, C] -> [N, K]."""
-        return calibration.softmax(self.logits(x))
+        return metrics.softmax(self.logits(x))
 
     def energy(self, x: np.ndarray) -> np.ndarray:
         """E(x), nats.  [N, H, W, C] -> [N]."""

@@ -21,6 +21,7 @@ from ebmjax import (
     checkpoint,
     config,
     data,
+    metrics,
     models,
     parallel,
     pictures,
@@ -32,7 +33,6 @@ from ebmjax import (
     writers,
 )
 from ebmjax.data import batches
-from ebmjax.eval import calibration
 
 LAG = 2  # steps that run on the device while the metrics of an older one are read
 
@@ -258,10 +258,10 @@ def validate(state: train_step.TrainState, now: int, job: Job) -> dict | None:
         valid.image,
         batch_size=c.eval.batch_size,
     )
-    nll = calibration.nll_from_logits(logits, valid.label)
+    nll = metrics.nll_from_logits(logits, valid.label)
     if not math.isfinite(nll):
         raise Diverged(now, "validation NLL", nll)
-    return {"accuracy": calibration.accuracy(logits, valid.label), "nll": nll}
+    return {"accuracy": metrics.accuracy(logits, valid.label), "nll": nll}
 
 
 def check_sizes(c, splits: data.Splits, settings: train_step.Settings) -> None:
