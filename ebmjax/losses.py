@@ -1,10 +1,12 @@
 """The terms of the objectives. Lower is better, whatever the term.
 
-Per example where a term has examples; who calls it takes the mean.
+Terms that are sums over examples come per example, for the caller to average; the
+others, which compare or pool examples, are scalars.
 """
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,18 +15,46 @@ from ebmjax import energy
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log p(y | x) = E(x, y) - E(x).  [B, K], [B] -> [B], nats."""
+    """-log p(y | x) = E(x, y) - E(x).  [B, K], [B] -> [B], nats.
+
+    Labels outside 0..K-1 as in `energy.joint_from_logits`: ValueError, or NaN
+    where they are traced.
+    """
     return energy.joint_from_logits(logits, labels) - energy.from_logits(logits)
 
 
 def contrast(energy_data: jax.Array, energy_model: jax.Array) -> jax.Array:
-    """mean E(data) - mean E(model).  [B], [M] -> [].
+    """mean E(data) - mean E(model), the term of p(x) or p(x | y).  [B], [M] -> [].
 
     With samples from the model its gradient is that of -log p (Grathwohl et
-    al., 2020, equation 2; for p(x) and p(x | y) alike); its value is not, and
-    hovers about zero while the chains keep up with the data.
+    al., 2020, equation 2; for p(x) and p(x | y) alike). Its value is not, and
+    fluctuates about zero while the chains follow the data.
     """
+    chex.assert_rank([energy_data, energy_model], 1)
     return energy_data.mean() - energy_model.mean()
+
+
+def energy_l2(
+    energy_data: jax.Array,
+    energy_model: jax.Array,
+    *,
+    form: str = "mean_square",
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Keeps energies near zero, so that they cannot drift.  [B], [M] -> [].
+
+    * "mean_square": mean E(data)² + mean E(model)² (IGEBM: Du & Mordatch, 2019,
+      section 4, weight 1). A mean over examples.
+    * "square_mean": (mean E(data))² + (mean E(model))² (the code of M-JEM and
+      SADA-JEM). Means are over the batch of all devices, by `axis_name`.
+    """
+    chex.assert_rank([energy_data, energy_model], 1)
+    if form == "mean_square":
+        return jnp.mean(energy_data**2) + jnp.mean(energy_model**2)
+    if form == "square_mean":
+        means = (_mean(e, axis_name) for e in (energy_data, energy_model))
+        return sum(mean**2 for mean in means)
+    raise ValueError(f"form is {form!r}, expected 'mean_square' or 'square_mean'")
 
 
 def energy_variance(energies: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -33,33 +63,26 @@ def energy_variance(energies: jax.Array, axis_name: str | None = None) -> jax.Ar
     The beta term of NG-EBM (Piland et al., 2023). Averaging each device's own
     variance would be another loss, one that depends on the number of devices.
     """
-    mean = energies.mean()
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-    return jnp.mean((energies - mean) ** 2)
+    chex.assert_rank(energies, 1)
+    return jnp.mean((energies - _mean(energies, axis_name)) ** 2)
 
 
 def gradient_norm(
     energy_fn: energy.EnergyFn, x: jax.Array, *, has_aux: bool = False
-) -> Any:
+) -> jax.Array | tuple[jax.Array, Any]:
     """‖dE/dx‖₂, the approximate mass with its sign turned.  [B, ...] -> [B].
 
-    The gamma term of NG-EBM (Piland et al., 2023). With `has_aux`, `energy_fn`
-    returns (energies, aux) and this (norms, aux), from one forward pass.
+    The gamma term of NG-EBM (Piland et al., 2023). With `has_aux`, energy_fn(x) is
+    (energies, aux) and the result (norms, aux): so the pass that gives the
+    gradient can give logits for other terms too, and all may be differentiated.
     """
-
-    def total(x):
-        energies, aux = energy_fn(x) if has_aux else (energy_fn(x), None)
-        return energies.sum(), aux
-
-    gradient, aux = jax.grad(total, has_aux=True)(x)
-    norms = energy.norm(gradient)
-    return (norms, aux) if has_aux else norms
+    energies, vjp, *aux = jax.vjp(energy_fn, x, has_aux=has_aux)
+    chex.assert_shape(energies, (len(x),))
+    (grad,) = vjp(jnp.ones_like(energies))
+    norms = energy.norm(grad)
+    return (norms, *aux) if has_aux else norms
 
 
-def energy_l2(energy_data: jax.Array, energy_model: jax.Array) -> jax.Array:
-    """mean E(data)² + mean E(model)².  [B], [M] -> [].
-
-    Keeps energies near 0 (Du & Mordatch, 2019, section 3.3).
-    """
-    return jnp.mean(energy_data**2) + jnp.mean(energy_model**2)
+def _mean(energies, axis_name):
+    mean = energies.mean()
+    return mean if axis_name is None else lax.pmean(mean, axis_name)

@@ -151,15 +151,6 @@ class Aux(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
-def num_blocks(objective: Objective, chains: ChainSettings, num_classes: int) -> int:
-    """The number of equal blocks of the replay buffer: one, or one a class."""
-    needs = objective.needs
-    by_class = "joint_samples" in needs or (
-        "samples" in needs and chains.class_conditional
-    )
-    return num_classes if by_class else 1
-
-
 def draw_samples(
     key: jax.Array,
     logits_fn: Callable[[jax.Array], jax.Array],
@@ -170,12 +161,12 @@ def draw_samples(
     sampler: sgld.SamplerFactory,
     chains: ChainSettings,
     num_classes: int,
-    **buffer_options: Any,
+    chain_init: replay.ChainInit | None = None,
 ) -> tuple[dict[str, jax.Array], replay.Buffer, dict[str, jax.Array]]:
     """Runs a batch of chains for each kind of samples that a term needs.
 
     -> ({"samples": [B, ...], "joint_samples": [L, ...]} as needed, the buffer with the
-    chains put back, metrics). `buffer_options` go to `replay.draw`.
+    chains put back, metrics).
     """
     samples, metrics = {}, {}
     k_label, k_samples, k_joint = jax.random.split(key, 3)
@@ -194,7 +185,7 @@ def draw_samples(
             num_blocks=1 if labels is None else num_classes,
             reinit_prob=chains.reinit_prob,
             replace=chains.replace,
-            **buffer_options,
+            chain_init=chain_init,
         )
         chain = sampler(energy_fn)
         state, info = sgld.run(k_run, chain, chain.init(start.x), chains.num_steps)

@@ -13,7 +13,6 @@ from ebmjax import (
     config,
     data,
     models,
-    objectives,
     parallel,
     processes,
     replay,
@@ -31,7 +30,6 @@ class Plan(NamedTuple):
     recipe: recipes.Recipe  # complete
     settings: recipes.Settings
     splits: data.Splits
-    num_blocks: int  # of the replay buffer
     make_state: Callable[[], train_step.TrainState]  # at step 0
     axes: train_step.TrainState
     facts: runs.Facts
@@ -53,8 +51,7 @@ def make_plan(
     num_classes = len(splits.class_names)
     complete = recipes.complete(recipe, c, num_classes)
     settings = recipes.settings(c, num_classes, complete.terms, splits.scaling)
-    num_blocks = objectives.num_blocks(settings.objective, settings.chains, num_classes)
-    check_sizes(c, splits, settings, num_blocks)
+    check_sizes(c, splits, settings)
     first = augment.to_float(splits.train.image[: c.batch_size], splits.scaling)
     complete = _with_known_dependence(complete, first, settings)
     make_state = functools.partial(fresh_state, c, complete, settings, first)
@@ -71,13 +68,12 @@ def make_plan(
         recipe=complete,
         settings=settings,
         splits=splits,
-        num_blocks=num_blocks,
         make_state=make_state,
         axes=_layout(c, jax.eval_shape(make_state)),
         facts=runs.Facts(
             class_names=list(splits.class_names),
             image_shape=list(splits.train.image.shape[1:]),
-            num_blocks=num_blocks,
+            num_blocks=settings.num_blocks,
             own=own,
             scaling=scaling,
         ),
@@ -117,7 +113,9 @@ def fresh_state(
     if state.chains is None:
         return state
     samples = state.chains.samples
-    samples = samples.reshape(jax.device_count(), -1, *samples.shape[1:])
+    blocks, devices, shape = settings.num_blocks, jax.device_count(), x.shape[1:]
+    samples = samples.reshape(blocks, devices, -1, *shape).swapaxes(0, 1)
+    samples = samples.reshape(devices, -1, *shape)
     return state.replace(chains=replay.Buffer(samples))
 
 
@@ -153,7 +151,6 @@ def check_sizes(
     c: ml_collections.ConfigDict,
     splits: data.Splits,
     settings: recipes.Settings,
-    num_blocks: int,
 ) -> None:
     """Raises ValueError for sizes that do not fit together."""
     parallel.check_divides("config.batch_size", c.batch_size)
@@ -179,11 +176,11 @@ def check_sizes(
     batches.labelled_pool(c, splits)
     if not settings.objective.sampled:
         return
-    size, cells = c.sgld.buffer_size, num_blocks * num_devices
+    size, cells = c.sgld.buffer_size, settings.num_blocks * num_devices
     if size % cells:
         raise ValueError(
             f"config.sgld.buffer_size is {size}: it must be a multiple of {cells}"
-            f" ({num_devices} devices x {num_blocks} blocks)"
+            f" ({num_devices} devices x {settings.num_blocks} blocks)"
         )
     if size // cells < local_batch and not c.sgld.replace:
         raise ValueError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from ebmjax import models, objectives, optim, parallel, sgld
+from ebmjax import models, objectives, optim, parallel, replay, sgld
 from ebmjax.augment import Augment, standard
 from ebmjax.data import Scaling
 
@@ -29,8 +29,8 @@ class Recipe(NamedTuple):
     terms: Mapping[str, objectives.Term] | None = None
     # energy_fn -> Sampler, for training, refinement and `Run.sample` alike.
     sampler: sgld.SamplerFactory | None = None
-    # (key, n, labels or None) -> fresh chain starts [n, ...].
-    chain_init: Callable | None = None
+    # (key, n, labels) -> fresh chain starts [n, ...]; None: uniform.
+    chain_init: replay.ChainInit | None = None
     optimizer: optax.GradientTransformation | None = None
     # (grad_fn, params) -> grads, aux, where grad_fn(params) -> grads, aux is the
     # gradient over all devices: `optim.sam` evaluates it twice. None: grad_fn itself.
@@ -55,6 +55,15 @@ class Settings(NamedTuple):
     ema_decay: float = 0.0
     recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
     accumulation_steps: int = 1  # of a device's batch, to save memory
+
+    @property
+    def num_blocks(self) -> int:
+        """The number of equal blocks of the replay buffer: one, or one a class."""
+        needs = self.objective.needs
+        by_class = "joint_samples" in needs or (
+            "samples" in needs and self.chains.class_conditional
+        )
+        return self.num_classes if by_class else 1
 
 
 def complete(recipe: Recipe | None, c: Any, num_classes: int) -> Recipe:
@@ -105,7 +114,11 @@ def network(c: Any, num_classes: int) -> models.Network:
 def sampler(c: Any) -> sgld.SamplerFactory:
     """The sampler of `c.sgld`."""
     return functools.partial(
-        sgld.sgld, step_size=c.sgld.step_size, noise_std=c.sgld.noise_std
+        sgld.sgld,
+        step_size=c.sgld.step_size,
+        noise_std=c.sgld.noise_std,
+        clip_grad=c.sgld.clip_grad,
+        clip_x=c.sgld.clip_x,
     )
 
 

@@ -4,15 +4,21 @@
     state, info = sgld.run(key, sampler, sampler.init(x), num_steps=100)
 
 `energy_fn` maps B positions to their B energies; a position is any pytree of
-arrays with a leading B. Chains do not meet: B of them are B independent runs.
+floating-point arrays with a leading B. The B chains are independent if the energy
+of one position does not depend on the others.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ebmjax import energy
 
 Position = Any  # pytree of arrays [B, ...]
 
@@ -22,10 +28,10 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step saw where it started: for people, not for the next step."""
+    """Diagnostics of a step, at the position from which it started."""
 
     energy: jax.Array  # [B]
-    grad_norm: jax.Array  # [B], ‖dE/dx‖₂ over all leaves
+    grad_norm: jax.Array  # [B], ‖dE/dx‖₂ over all leaves, before any clipping
 
 
 class Sampler(NamedTuple):
@@ -37,29 +43,62 @@ EnergyFn = Callable[[Position], jax.Array]  # B positions -> [B]
 SamplerFactory = Callable[[EnergyFn], Sampler]
 
 
-def sgld(energy_fn: EnergyFn, *, step_size: float, noise_std: float) -> Sampler:
-    """x <- x - step_size ∇E(x) + noise_std N(0, I).
+def sgld(
+    energy_fn: EnergyFn,
+    *,
+    step_size: float,
+    noise_std: float,
+    clip_grad: float = 0.0,
+    clip_x: float = 0.0,
+) -> Sampler:
+    """x <- clip(x - step_size clip(∇E(x), ±clip_grad) + noise_std N(0, I), ±clip_x).
 
-    Its temperature is T = noise_std² / (2 step_size): the chain follows
-    p(x)^(1/T) ∝ exp(-E(x)/T), up to a bias of order step_size. For T = 1, the
-    textbook's dynamics, take ``noise_std=langevin_noise_std(step_size)``. JEM
+    Its temperature is T = noise_std² / (2 step_size): without clipping the chain
+    follows p(x)^(1/T) ∝ exp(-E(x)/T), up to a bias of order step_size. For T = 1,
+    the textbook dynamics, take ``noise_std=langevin_noise_std(step_size)``. JEM
     takes (1.0, 0.01), hence T = 5e-5: nearly gradient descent on the energy.
+
+    Both clips act entry by entry, 0 meaning none. They stabilise short chains (JEM++
+    and its successors take 1 and 1, without noise) and change the stationary law:
+
+    * `clip_grad` replaces ∇E by a bounded field. Where E is a sum over entries,
+      that is the gradient of an energy with linear tails, as Huber's loss has them,
+      whose law is broader; elsewhere it is in general no gradient at all, and the
+      law has no closed form.
+    * `clip_x` restricts x to a cube. The law is p^(1/T) restricted to it, but for
+      mass on the faces, where a step that leaves the cube ends: a share of order
+      √step_size at fixed T.
+
+    The position keeps its dtype, whatever those of step_size and noise_std. A
+    gradient that is NaN makes its chain NaN, and `Info.grad_norm` NaN from that step
+    on: under `jax.jit` look there; see also `run`.
     """
+    if clip_grad < 0 or clip_x < 0:
+        raise ValueError(
+            f"clip_grad is {clip_grad} and clip_x {clip_x}; expected positive bounds,"
+            " or 0 for none"
+        )
 
     def init(position):
+        leaves = jax.tree.leaves(position)
+        chex.assert_type(leaves, float)
+        chex.assert_equal_shape_prefix(leaves, 1)
         return State(position)
+
+    def move(x, grad, noise):
+        if clip_grad:
+            grad = jnp.clip(grad, -clip_grad, clip_grad)
+        scale, std = (jnp.asarray(value, x.dtype) for value in (step_size, noise_std))
+        x = x - scale * grad + std * noise
+        return jnp.clip(x, -clip_x, clip_x) if clip_x else x
 
     def step(key, state):
         x = state.position
-        energy, vjp = jax.vjp(energy_fn, x)
-        (grad,) = vjp(jnp.ones_like(energy))
-        x = jax.tree.map(
-            lambda x, g, n: x - step_size * g + noise_std * n,
-            x,
-            grad,
-            _normal_like(key, x),
-        )
-        return State(x), Info(energy, _norm(grad))
+        energies, vjp = jax.vjp(energy_fn, x)
+        chex.assert_shape(energies, (len(jax.tree.leaves(x)[0]),))
+        (grad,) = vjp(jnp.ones_like(energies))
+        info = Info(energies, _norm(grad, energies.dtype))
+        return State(jax.tree.map(move, x, grad, _normal_like(key, x))), info
 
     return Sampler(init, step)
 
@@ -76,12 +115,37 @@ def langevin_noise_std(step_size: float, temperature: float = 1.0) -> jax.Array:
 def run(
     key: jax.Array, sampler: Sampler, state: State, num_steps: int
 ) -> tuple[State, Info]:
-    """Takes `num_steps` steps (S); infos come stacked, [S, B]."""
+    """Takes `num_steps` steps (S); infos come stacked, [S, B].
+
+    Warns (RuntimeWarning) if a position ends with an entry that is not finite,
+    because the gradient was not or the steps diverged. Under a transformation such
+    as `jax.jit` values are not known and there is no warning: check the result.
+    """
 
     def body(state, key):
         return sampler.step(key, state)
 
-    return jax.lax.scan(body, state, jax.random.split(key, num_steps))
+    state, info = jax.lax.scan(body, state, jax.random.split(key, num_steps))
+    _warn_unless_finite(state)
+    return state, info
+
+
+def _warn_unless_finite(state):
+    leaves = jax.tree.leaves(state)
+    if any(isinstance(x, jax.core.Tracer) for x in leaves):
+        return
+    if not all(x.is_fully_addressable for x in leaves):
+        return
+    finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves]
+    lost = np.sum(~np.all(finite, axis=0))
+    if lost:
+        warnings.warn(
+            f"{lost} of {len(finite[0])} chains ended with values that are not finite:"
+            " the gradient of the energy was not finite, or the step size is too large;"
+            " Info.grad_norm shows from which step on",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _normal_like(key, tree):
@@ -95,8 +159,6 @@ def _normal_like(key, tree):
     return treedef.unflatten(noise)
 
 
-def _norm(tree):
-    squares = [
-        jnp.sum(x.reshape(len(x), -1) ** 2, axis=-1) for x in jax.tree.leaves(tree)
-    ]
-    return jnp.sqrt(sum(squares))
+def _norm(tree, dtype):
+    norms = [energy.norm(x).astype(dtype) for x in jax.tree.leaves(tree)]
+    return norms[0] if len(norms) == 1 else energy.norm(jnp.stack(norms, axis=-1))

@@ -91,7 +91,7 @@ def fit(
             workdir,
             make_state=plan.make_state,
             axes=plan.axes,
-            num_blocks=plan.num_blocks,
+            num_blocks=plan.settings.num_blocks,
         )
         state, meter = start.newest()
         writer = _writer(workdir, config, int(state.step), writers)
@@ -254,7 +254,7 @@ def _draw_chains(state, step, session):
     class-conditional."""
     if state.chains is None or state.chains.samples.ndim != 5 or jax.process_index():
         return
-    num_blocks = session.plan.num_blocks
+    num_blocks = session.plan.settings.num_blocks
     samples = state.chains.samples.addressable_data(0)[0]
     blocks = samples.reshape(num_blocks, -1, *samples.shape[1:])
     shown = blocks[:10, :10] if num_blocks > 1 else blocks[:, :100]

@@ -55,7 +55,13 @@ def init_state(
     params, model_state = recipe.network.init(k_params, x)
     chains = None
     if settings.objective.sampled:
-        chains = replay.init(k_chains, num_chains, x.shape[1:])
+        chains = replay.init(
+            k_chains,
+            num_chains,
+            x.shape[1:],
+            num_blocks=settings.num_blocks,
+            chain_init=recipe.chain_init,
+        )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         recoveries=jnp.zeros((), jnp.int32),
@@ -199,6 +205,7 @@ def _draw_samples(state, parts, k_chains, k_train, recipe, settings):
             sampler=recipe.sampler,
             chains=settings.chains,
             num_classes=settings.num_classes,
+            chain_init=recipe.chain_init,
         )
         return buffer, (samples, metrics)
 

@@ -15,7 +15,28 @@ They come in two kinds:
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+from scipy import optimize
+
+from ebmjax import metrics
+from ebmjax.metrics import accuracy, check_scores, nll_from_logits, of_label, softmax
+
+# softmax, accuracy and nll_from_logits are those of `metrics`, public here too.
+__all__ = [
+    "Reliability",
+    "reliability_diagram",
+    "ece",
+    "mce",
+    "rms_ce",
+    "classwise_ece",
+    "midpoint_ece",
+    "nll",
+    "nll_from_logits",
+    "brier",
+    "accuracy",
+    "top_k_accuracy",
+    "softmax",
+    "fit_temperature",
+]
 
 
 class Reliability(NamedTuple):
@@ -92,15 +113,7 @@ def nll(probs, labels) -> float:
     """Mean -log p(label), in nats; infinite if a label has probability 0."""
     probs, labels = _check_probs(probs, labels)
     with np.errstate(divide="ignore"):
-        return float(-np.mean(np.log(_of_label(probs, labels))))
-
-
-def nll_from_logits(logits, labels) -> float:
-    """As `nll`, and never saturated: finite and exact for any finite logits."""
-    logits, labels = _check(logits, labels)
-    return float(
-        np.mean(special.logsumexp(logits, axis=-1) - _of_label(logits, labels))
-    )
+        return float(-np.mean(np.log(of_label(probs, labels))))
 
 
 def brier(probs, labels) -> float:
@@ -110,28 +123,18 @@ def brier(probs, labels) -> float:
     return float(np.mean(np.sum((probs - one_hot) ** 2, axis=-1)))
 
 
-def accuracy(scores, labels) -> float:
-    """Share of rows whose largest entry is the label's.  Logits or probs [N, K]."""
-    return top_k_accuracy(scores, labels, k=1)
-
-
 def top_k_accuracy(scores, labels, k: int = 5) -> float:
     """Share of rows with the label among the k largest.  Logits or probs [N, K].
 
     Of equal entries the first counts as the larger, as for argmax.
     """
-    scores, labels = _check(scores, labels)
+    scores, labels = check_scores(scores, labels)
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k is {k}, but there are {scores.shape[1]} classes")
-    own = _of_label(scores, labels)[:, None]
+    own = of_label(scores, labels)[:, None]
     earlier = np.arange(scores.shape[1])[None] < labels[:, None]
     rank = np.sum((scores > own) | (earlier & (scores == own)), axis=-1)
     return float(np.mean(rank < k))
-
-
-def softmax(logits, temperature: float = 1.0) -> np.ndarray:
-    """p(y | x) in float64, whatever the logits' precision.  [N, K] -> [N, K]."""
-    return special.softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
 
 
 def fit_temperature(logits, labels) -> float:
@@ -140,8 +143,8 @@ def fit_temperature(logits, labels) -> float:
     Fit it on validation data, use it on test data. NLL is convex in β = 1/T,
     with the derivative  mean(Σ_k p_k f_k - f_label),  whose root is found.
     """
-    logits, labels = _check(logits, labels)
-    own = _of_label(logits, labels)
+    logits, labels = check_scores(logits, labels)
+    own = of_label(logits, labels)
 
     def slope(beta):
         return np.mean(np.sum(softmax(beta * logits) * logits, axis=-1) - own)
@@ -195,31 +198,7 @@ def _mean_gap(bins):
     return float(np.nansum(_shares(bins) * np.abs(bins.accuracy - bins.confidence)))
 
 
-def _of_label(rows, labels):
-    return np.take_along_axis(rows, labels[:, None], axis=-1)[:, 0]
-
-
 def _check_probs(probs, labels):
-    probs, labels = _check(probs, labels)
-    if probs.min() < 0 or probs.max() > 1:
-        raise ValueError("probabilities outside [0, 1]: are these logits?")
-    off = np.abs(probs.sum(axis=-1) - 1).max()
-    if off > 1e-4:  # far above float32 rounding, far below a mistake
-        raise ValueError(f"rows of probabilities sum to 1 only within {off:.2g}")
-    return probs, labels
-
-
-def _check(rows, labels):
-    """Float64 [N, K] and integer [N], or a ValueError that says what is wrong."""
-    rows, labels = np.asarray(rows, np.float64), np.asarray(labels)
-    if rows.ndim != 2 or labels.shape != rows.shape[:1] or not rows.size:
-        raise ValueError(f"expected [N, K] and [N], got {rows.shape}, {labels.shape}")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are {labels.dtype}, not integers")
-    if not np.all(np.isfinite(rows)):
-        raise ValueError(f"{np.sum(~np.isfinite(rows))} entries are not finite")
-    if labels.min() < 0 or labels.max() >= rows.shape[1]:
-        raise ValueError(
-            f"labels from {labels.min()} to {labels.max()} for {rows.shape[1]} classes"
-        )
-    return rows, labels
+    """`metrics.check_probs` and `metrics.check_scores` in one."""
+    metrics.check_scores(probs, labels)
+    return metrics.check_probs(probs), np.asarray(labels)

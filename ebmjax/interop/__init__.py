@@ -174,7 +174,7 @@ def make_run(
     checkpoint does not have. Raises ValueError if there is a run in `workdir`, or if
     the number of classes is not that of the data set.
     """
-    from ebmjax import checkpoint, config, objectives, runs
+    from ebmjax import checkpoint, config, runs
     from ebmjax import recipe as recipes
 
     folder = rundir.folder(workdir)
@@ -197,9 +197,7 @@ def make_run(
     facts = runs.Facts(
         class_names=list(class_names),
         image_shape=list(image_shape),
-        num_blocks=objectives.num_blocks(
-            settings.objective, settings.chains, model.num_classes
-        ),
+        num_blocks=settings.num_blocks,
     )._asdict()
     state = _fresh_state(c, recipes.optimizer(c), variables, chains)
     with rundir.lock_workdir(workdir, c), checkpoint.manager(workdir) as checkpoints:
