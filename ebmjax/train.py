@@ -67,6 +67,14 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
     splits = recipe.read_by_all(lambda: recipe.splits(c))
     settings = recipe.settings(c, len(splits.class_names))
     check_sizes(c, splits, settings)
+    streams = batches.streams(
+        splits,
+        seed=c.seed,
+        batch_size=c.batch_size,
+        labels_per_class=c.data.labels_per_class,
+        split_seed=c.data.split_seed,
+        separate=c.data.separate_streams,
+    )
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_signals())
         stack.enter_context(runs.claimed(workdir, c))
@@ -79,7 +87,11 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
                 )
             )
         )
-        resident, batch_at = stack.enter_context(batches.batches(c, splits))
+        feed = stack.enter_context(
+            batches.open_batches(
+                splits.train, streams, resident_mib=c.data.resident_mib
+            )
+        )
         num_blocks = recipe.num_blocks(c, settings.num_classes)
         first = splits.train.image[: c.batch_size]
         fresh = functools.partial(fresh_state, c, settings)
@@ -125,7 +137,9 @@ def fit(c: ml_collections.ConfigDict, workdir: str) -> None:
         job = Job(
             config=c,
             workdir=workdir,
-            run_step=lambda state, now: program(state, resident, batch_at(now), key),
+            run_step=lambda state, now: program(
+                state, feed.resident, feed.batch(now), key
+            ),
             valid=splits.valid,
             axes=axes,
             network=settings.network,
@@ -288,7 +302,6 @@ def check_sizes(c, splits: data.Splits, settings: train_step.Settings) -> None:
             "config.eval.checkpoint is 'best', which needs validation images: set"
             " config.data.num_valid"
         )
-    batches.labelled_pool(c, splits)
     if not settings.weights.sampled:
         return
     num_blocks = recipe.num_blocks(c, settings.num_classes)
