@@ -22,11 +22,11 @@ import numpy as np
 
 from ebmjax.data import arrays, splitting, tfds
 from ebmjax.data.arrays import check_splits
-from ebmjax.data.folder import EVALUATION, Folder
+from ebmjax.data.folder import Folder
 from ebmjax.data.hf import HuggingFace
 from ebmjax.data.images import check_size, resize
 from ebmjax.data.npz import Npz
-from ebmjax.data.splitting import labelled_indices
+from ebmjax.data.splitting import EVALUATION, labelled_indices
 
 
 class Dataset(NamedTuple):
@@ -227,12 +227,15 @@ def _default_split(source):
 
 
 def _read(source, split, size, channels) -> Dataset:
-    split, rows = arrays.parse_split(split)
-    if split not in source.splits and not isinstance(source, tfds.Tfds):
+    name, rows = arrays.parse_split(split)
+    if name not in source.splits and not isinstance(source, tfds.Tfds):
         raise ValueError(
-            f"{source.name} has no split {split!r}; it has {', '.join(source.splits)}"
+            f"{source.name} has no split {name!r}; it has {', '.join(source.splits)}"
         )
-    return Dataset(*source.read(split, rows, size, channels))
+    dataset = Dataset(*source.read(name, rows, size, channels))
+    if not len(dataset.label):
+        raise ValueError(f"{source.name} has no examples in {split!r}")
+    return dataset
 
 
 def _train_and_test(source, test_fraction, size, channels):
@@ -241,11 +244,13 @@ def _train_and_test(source, test_fraction, size, channels):
     test = _default_split(source)
     if test in EVALUATION and "train" in source.splits:
         train, test = (_read(source, s, size, channels) for s in ("train", test))
+        if {train.image.shape[3:], test.image.shape[3:]} == {(1,), (3,)}:
+            train, test = (_to_colour(part) for part in (train, test))
         if train.image.shape[1:] != test.image.shape[1:]:
             raise ValueError(
                 f"{source.name} differs between training, {list(train.image.shape)},"
-                f" and test, {list(test.image.shape)}: set data.image_size (size=), or"
-                " channels="
+                f" and test, {list(test.image.shape)}: set data.image_size (size= in"
+                " Python) to bring images to one size"
             )
         return train, test
     examples = _read(source, test, size, channels)
@@ -255,6 +260,11 @@ def _train_and_test(source, test_fraction, size, channels):
         *(source.name, in_test.sum(), len(in_test)),
     )
     return examples.take(~in_test), examples.take(in_test)
+
+
+def _to_colour(dataset):
+    image = dataset.image
+    return dataset._replace(image=np.repeat(image, 3 // image.shape[3], axis=3))
 
 
 def _in_class_folders(dataset, source):

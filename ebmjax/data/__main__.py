@@ -1,6 +1,7 @@
 """Describes a data set, after preparing it if it is a TFDS one that is not prepared."""
 
 import argparse
+import logging
 import sys
 
 import numpy as np
@@ -24,6 +25,7 @@ def main():
         "--test_fraction", type=float, default=0.2, help="config.data.test_fraction"
     )
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     verb = "read"
     try:
         if data.is_tfds(args.name, args.data_dir):

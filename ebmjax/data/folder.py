@@ -9,23 +9,23 @@ import pathlib
 import numpy as np
 
 from ebmjax.data import images
+from ebmjax.data.splitting import EVALUATION
 
 SUFFIXES = tuple(
     ".avif .bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff"
     " .webp".split()
 )
-EVALUATION = ("test", "validation", "valid", "val")  # names of splits to test on
 
 
 class Folder:
     """A source of images below `path`, in the order of their names.
 
     The first sub-folder names the class of an image: path/cat/1.png. Where `path` has
-    a folder "train" and beside it "test" (or another of `EVALUATION`), or nothing but
-    "train", these are splits, each with a sub-folder a class; else there is one split,
-    "all". Links to folders are followed. Hidden files, "._a.png" and
-    ".ipynb_checkpoints" among them, and files that are not images are left out; how
-    many is logged. Raises FileNotFoundError if there are no images.
+    a folder "train" and one of `splitting.EVALUATION`, or nothing but "train", these
+    are splits, each with a sub-folder a class; else there is one split, "all". Links
+    to folders are followed. Hidden files, "._a.png" and ".ipynb_checkpoints" among
+    them, and files that are not images are left out; how many is logged. Raises
+    FileNotFoundError if there are no images.
     """
 
     def __init__(self, path: str | os.PathLike):

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# The splits that a classifier may be tested on, the first one that there is.
+EVALUATION = ("test", "validation", "valid", "val")
+
 
 def stratified(label: np.ndarray, fraction: float) -> np.ndarray:
     """A mask [N] of `fraction` of the examples of each class, always the same ones.
