@@ -197,5 +197,5 @@ def test_a_data_set_is_described(tmp_path, monkeypatch, capsys):
     run_main(monkeypatch, tmp_path / "b.npz", "--test_fraction=0.4")
     out = capsys.readouterr().out
     assert "float32 3 vectors" in out and out.split()[-3:] == ["all", "6", "4"]
-    with pytest.raises(SystemExit, match="gone.npz was not read: .*does not exist"):
+    with pytest.raises(SystemExit, match="error: .*gone.npz does not exist"):
         run_main(monkeypatch, tmp_path / "gone.npz")

@@ -26,11 +26,9 @@ def main():
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    verb = "read"
     try:
         if data.is_tfds(args.name, args.data_dir):
-            verb = "prepared"
-            print(tfds.prepare(args.name, args.data_dir))
+            print(_prepare(args.name, args.data_dir))
             return
         splits = data.load(
             args.name,
@@ -39,9 +37,16 @@ def main():
             test_fraction=args.test_fraction,
             size=args.size,
         )
-    except (ImportError, OSError, ValueError) as error:  # OSError: no network
-        sys.exit(f"{args.name} was not {verb}: {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
     print(describe(splits))
+
+
+def _prepare(name, data_dir):
+    try:
+        return tfds.prepare(name, data_dir)
+    except (ImportError, OSError, ValueError) as error:  # OSError: no network
+        sys.exit(f"{name} was not prepared: {error}")
 
 
 def describe(splits: data.Splits) -> str:
