@@ -140,6 +140,10 @@ def test_splits_are_checked():
             r"train.label\[0\] is -1; expected 0",
         ),
         (change(splits, "test", label=splits.test.label + 1), r"test.label\[2\] is 3;"),
+        (
+            change(splits, "valid", label=[0]),
+            "valid.label is a list, not a NumPy array",
+        ),
         (splits._replace(class_names=()), "class_names must be strings, one a class"),
         (splits._replace(class_names=(0, 1, 2)), "class_names must be strings"),
         (splits._replace(class_names=("a", "a", "b")), "class_names must differ"),

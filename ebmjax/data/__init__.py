@@ -45,11 +45,10 @@ class Scaling(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Scaling":
-        """That of a training set [N, D]."""
+        """That of a training set, float32 [N, D]."""
+        # The float64 moments of a constant float32 column are exact: its std is 0.
         mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-        # The computed deviation of a constant column need not be exactly 0.
-        constant = (x.min(axis=0) == x.max(axis=0)) | (std < np.finfo(np.float32).tiny)
-        std = np.where(constant, 1.0, std)
+        std = np.where(std < np.finfo(np.float32).tiny, 1.0, std)
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def apply(self, x: Any) -> Any:
@@ -124,7 +123,7 @@ def load_split(
     `split` may have bounds, "test[:1000]"; it may also be part of the name,
     "NAME@train[:1000]". Without, it is that which `load` would test on, or the only
     one that there is. Labels are -1 where there are none. Images are brought to `size`
-    and `channels` one by one, so that large ones never stand in memory together.
+    and `channels` as they are decoded, so that few large ones are in memory at a time.
     Raises as `load` does.
     """
     size = check_size(size, channels)
@@ -196,7 +195,7 @@ def is_tfds(name: str | os.PathLike, data_dir: str | os.PathLike | None = None) 
         return False
     if name.startswith("hf:") or name.endswith(".npz"):
         return False
-    return not os.path.isdir(name) or tfds.is_known(name, data_dir)
+    return not os.path.exists(name) or tfds.is_known(name, data_dir)
 
 
 def _is_path(name):

@@ -143,6 +143,11 @@ def check_splits(splits: Any) -> None:
 
 
 def _check_dataset(field, image, label, train, num_classes):
+    for name, x in (("image", image), ("label", label)):
+        if not isinstance(x, np.ndarray):
+            raise ValueError(
+                f"{field}.{name} is a {type(x).__name__}, not a NumPy array"
+            )
     if image.dtype != train.dtype or image.shape != (len(image), *train.shape[1:]):
         raise ValueError(
             f"{field}.image is {describe(image)}, unlike train.image,"

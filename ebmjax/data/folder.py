@@ -74,7 +74,8 @@ class Folder:
             except OSError as error:
                 raise OSError(f"{path} cannot be read: {error}") from error
 
-        with concurrent.futures.ThreadPoolExecutor() as pool:
+        num_threads = min(8, os.cpu_count() or 1)
+        with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
             image = images.stack(pool.map(decode, files), len(files), self.name)
         number = {name: i for i, name in enumerate(self._classes)} | {None: -1}
         return image, np.array([number[c] for c, _ in files], np.int32)
