@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     splits: data.Splits
     make_state: Callable[[], train_step.TrainState]  # at step 0
     axes: train_step.TrainState
+    streams: dict[str, batches.Stream]
     facts: runs.Facts
 
 
@@ -48,6 +49,7 @@ def make_plan(
     processes.check_same("the config", config.to_json(c).encode())
     if splits is None:
         splits = read_on_every_process(lambda: runs.load_splits(c))
+    data.check_splits(splits)
     num_classes = len(splits.class_names)
     complete = recipes.complete(recipe, c, num_classes)
     settings = recipes.settings(c, num_classes, complete.terms, splits.scaling)
@@ -69,6 +71,14 @@ def make_plan(
         settings=settings,
         splits=splits,
         make_state=make_state,
+        streams=batches.streams(
+            splits,
+            seed=c.seed,
+            batch_size=c.batch_size,
+            labels_per_class=c.data.labels_per_class,
+            split_seed=c.data.split_seed,
+            separate=c.data.separate_streams,
+        ),
         axes=_layout(c, jax.eval_shape(make_state)),
         facts=runs.Facts(
             class_names=list(splits.class_names),
@@ -173,7 +183,6 @@ def check_sizes(
             "config.eval.checkpoint is 'best', which needs validation examples: set"
             " config.data.num_valid"
         )
-    batches.labelled_pool(c, splits)
     if not settings.objective.sampled:
         return
     size, cells = c.sgld.buffer_size, settings.num_blocks * num_devices

@@ -330,6 +330,8 @@ def load_splits(c: ml_collections.ConfigDict) -> Splits:
         data_dir=c.data.data_dir or None,
         num_valid=c.data.num_valid,
         split_seed=c.data.split_seed,
+        test_fraction=c.data.test_fraction,
+        size=c.data.image_size,
     )
 
 

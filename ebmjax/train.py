@@ -144,8 +144,11 @@ def _step_program(plan: plans.Plan) -> Iterator[Callable]:
         donate=(0,),
     )
     key = parallel.place(jax.random.fold_in(jax.random.key(c.seed), 1))
-    with batches.batches(c, plan.splits) as (resident, batch_at):
-        yield lambda state, step: program(state, resident, batch_at(step), key)
+    feed = batches.open_batches(
+        plan.splits.train, plan.streams, resident_mib=c.data.resident_mib
+    )
+    with feed:
+        yield lambda state, step: program(state, feed.resident, feed.batch(step), key)
 
 
 def _train(state, meter, session: Session) -> None:

@@ -7,7 +7,18 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-HEAVY = ("tensorflow", "ml_collections", "absl", "flax", "optax", "orbax", "matplotlib")
+HEAVY = (
+    "tensorflow",
+    "ml_collections",
+    "absl",
+    "flax",
+    "optax",
+    "orbax",
+    "matplotlib",
+    "sklearn",
+    "datasets",
+    "tensorflow_datasets",
+)
 
 
 def loaded(code):

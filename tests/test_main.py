@@ -39,7 +39,7 @@ def run(*args):
         (("--config=configs/jem_digits.py:tiny",), "'full', 'small', 'smoke'"),
         ((CONFIG, "--config.data.name=cifr10"), "nearest are cifar10"),
         ((CONFIG, "--config.data.name=cifar10", "--config.data.data_dir=/no/where"),
-         "cifar10 is not prepared in /no/where"),
+         "data_dir /no/where does not exist"),
         ((CONFIG, "config.seed=1"), "unexpected argument 'config.seed=1'; flags have"),
         ((CONFIG, "--join_timeout=0"), "flag --join_timeout=0"),
     ],

@@ -1,125 +1,306 @@
-"""Image data sets as NumPy arrays in memory.
+"""Labelled data sets as NumPy arrays in memory: images or vectors.
 
-Data sets go by their tensorflow-datasets (TFDS) names. What TFDS prepared, be it
-array_record or TFRecord, is read without TensorFlow. Nothing is downloaded but by
-`python -m ebmjax.data NAME`. "digits" comes with scikit-learn: it is always there.
+`load` and `load_split` take the name of a data set:
+
+    "digits"          1,797 handwritten digits, which come with scikit-learn
+    "cifar10", ...    what tensorflow-datasets (TFDS) prepared, read without TensorFlow;
+                      `python -m ebmjax.data NAME` downloads and prepares it
+    a folder          of images, with one sub-folder a class: see `folder.Folder`
+    a file x.npz      of images or vectors: see `npz.Npz`
+    "hf:NAME"         or "hf:/path", through Hugging Face datasets: see `hf.HuggingFace`
+
+A path begins with / . or ~, ends in .npz, is a pathlib path, or is the name of a
+folder that exists and of no TFDS data set.
 """
 
+import logging
+import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ebmjax.data import tfds
-from ebmjax.data.images import Dataset, checked_size, read_folder, read_npz, resize
+from ebmjax.data import arrays, splitting, tfds
+from ebmjax.data.arrays import check_splits
+from ebmjax.data.folder import Folder
+from ebmjax.data.hf import HuggingFace
+from ebmjax.data.images import check_size, resize
+from ebmjax.data.npz import Npz
+from ebmjax.data.splitting import EVALUATION, labelled_indices
 
-_PARTS = ("train", "test")
+
+class Dataset(NamedTuple):
+    image: np.ndarray  # uint8 [N, H, W, C], or vectors, float32 [N, D], as stored
+    label: np.ndarray  # int32 [N]; -1 where there is none
+
+    def take(self, index) -> "Dataset":
+        return Dataset(self.image[index], self.label[index])
 
 
 class Scaling(NamedTuple):
-    """Standardises vectors: (x - mean) / std."""
+    """An affine map of vectors: those of the training set get mean 0, deviation 1."""
 
     mean: np.ndarray  # float32 [D]
-    std: np.ndarray  # float32 [D], positive
+    std: np.ndarray  # float32 [D], 1 for a column that is constant
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "Scaling":
+        """That of a training set, float32 [N, D]."""
+        # The float64 moments of a constant float32 column are exact: its std is 0.
+        mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+        std = np.where(std < np.finfo(np.float32).tiny, 1.0, std)
+        return cls(mean.astype(np.float32), std.astype(np.float32))
+
+    def apply(self, x: Any) -> Any:
+        """Raw vectors [..., D] -> standardised ones. NumPy or JAX arrays."""
+        return (x - self.mean) / self.std
 
 
 class Splits(NamedTuple):
     train: Dataset
-    valid: Dataset  # held out from the training images; empty if num_valid = 0
+    valid: Dataset  # held out from the training set; empty if num_valid = 0
     test: Dataset
     class_names: tuple[str, ...]
-    scaling: Scaling | None = None  # of vectors [N, D]; None for images
+    scaling: Scaling | None = None  # of vectors; None takes examples as they are
 
 
-def load(name, *, data_dir=None, num_valid=5_000, split_seed=1234) -> Splits:
-    """ "digits" or a TFDS data set with "image" and "label", train and test.
+def load(
+    name: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    num_valid: int = 5_000,
+    split_seed: int = 1234,
+    test_fraction: float = 0.2,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Splits:
+    """A training, a validation and a test set with their class names.
 
-    Without `data_dir`, TFDS's own places: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-    Raises ValueError for an unknown name (giving the nearest), for missing labels and
-    for a `num_valid` that leaves no training image, FileNotFoundError for data that
-    are not prepared, and OSError, naming the file, for damaged ones.
+    `num_valid` examples, chosen by `split_seed`, are held out of "train" for
+    validation. The test set is "test", else "validation" ("valid", "val"). Where
+    there is neither, `test_fraction` of the examples of each class are the test set,
+    the same ones every time. Images are brought to `size` and `channels` as
+    `images.resize` does; without (0 or None) they must be of one size.
+
+    `data_dir` holds TFDS data (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets,
+    which also stand in for a directory that no longer exists), and is searched for
+    paths that do not exist. Raises ValueError for an unknown name (giving the
+    nearest), for missing or impossible labels and for a `num_valid` that leaves a
+    class without a training example, FileNotFoundError for data that do not exist,
+    and OSError, naming the file, for damaged ones.
     """
-    names = class_names(name, data_dir=data_dir)
-    train, test = (load_split(name, part, data_dir=data_dir) for part in _PARTS)
-    for part in (train, test):
-        if not np.all((part.label >= 0) & (part.label < len(names))):
-            raise ValueError(f"{name} has images without one of its class labels")
-    num = len(train.label)
-    if not 0 <= num_valid < num:
+    source = open_source(name, data_dir)
+    names = source.class_names()
+    size, channels = check_size(size, channels or None), channels or None
+    train, test = _train_and_test(source, test_fraction, size, channels)
+    if isinstance(source, Folder):
+        train, test = (_in_class_folders(part, source) for part in (train, test))
+    for what, part in (("training", train), ("test", test)):
+        bad = np.flatnonzero((part.label < 0) | (part.label >= len(names)))
+        if len(bad):
+            raise ValueError(
+                f"{source.name} has {len(bad)} {what} examples without one of its"
+                f" {len(names)} class labels: example {bad[0]} has {part.label[bad[0]]}"
+            )
+    for k in np.setdiff1d(test.label, train.label)[:1]:
         raise ValueError(
-            f"num_valid must be from 0 to {num - 1}, not {num_valid}: {name} has {num} "
-            "images to train on"
+            f"{source.name} has test examples of class {names[k]!r}, but none to train"
+            " on"
         )
-    held_out = np.zeros(num, bool)
-    held_out[np.random.default_rng(split_seed).permutation(num)[:num_valid]] = True
-    return Splits(train.take(~held_out), train.take(held_out), test, names)
-
-
-def class_names(name, *, data_dir=None) -> tuple[str, ...]:
-    """The names of the classes of what `load` takes, whose errors it shares."""
-    if name == "digits":
-        return tuple("0123456789")
-    label = dict(tfds.find(name, data_dir).info.features).get("label")
-    names = tuple(getattr(label, "names", ()))
-    if not names:
-        raise ValueError(f"{name} has no class labels, 'label': {label}")
-    return names
+    return _make_splits(train, test, names, num_valid, split_seed, source.name)
 
 
 def load_split(
-    name, split="test", *, data_dir=None, size=None, channels=None
+    name: str | os.PathLike,
+    split: str | None = None,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
 ) -> Dataset:
-    """One split of what `load` takes, or a file or folder of images.
+    """One split of what `load` takes, or all images of any folder.
 
-    `split` may be a slice, "test[:1000]", for TFDS data; labels are -1 where there
-    are none. A path starts with / . or ~ or ends in .npz:
-      x.npz     "image" (or "x"), uint8 [N, H, W] or [N, H, W, C]; "label" (or "y"),
-                int [N], may be missing
-      a folder  all image files below it, in the order of their names, no labels; in
-                colour unless `channels` says otherwise
-    `size` and `channels` do what `resize` does, image by image, so that pictures of
-    any size can be read and large ones never stand in memory together.
+    `split` may have bounds, "test[:1000]"; it may also be part of the name,
+    "NAME@train[:1000]". Without, it is that which `load` would test on, or the only
+    one that there is. Labels are -1 where there are none. Images are brought to `size`
+    and `channels` as they are decoded, so that few large ones are in memory at a time.
+    Raises as `load` does.
     """
-    size = checked_size(size, channels)
-    if name.endswith(".npz"):
-        dataset = read_npz(pathlib.Path(name).expanduser())
-    elif name.startswith(("/", ".", "~")):
-        return read_folder(pathlib.Path(name).expanduser(), size, channels or 3)
-    elif name == "digits":
-        dataset = _digits(split)
+    size = check_size(size, channels)
+    name = os.fspath(name)
+    if split is None and "@" in name and not os.path.exists(os.path.expanduser(name)):
+        name, split = name.rsplit("@", 1)
+    source = open_source(name, data_dir)
+    return _read(source, split or _default_split(source), size, channels)
+
+
+def class_names(
+    name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None
+) -> tuple[str, ...]:
+    """The names of the classes of what `load` takes, whose errors it shares."""
+    return open_source(name, data_dir).class_names()
+
+
+def from_arrays(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any,
+    y_test: Any,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    num_valid: int = 0,
+    split_seed: int = 1234,
+) -> Splits:
+    """Splits of arrays: images, uint8 [N, H, W] or [N, H, W, C], or vectors [N, D].
+
+    Labels are integers [N]; without `class_names` these are numbers. `num_valid`
+    training examples are held out for validation. Raises ValueError for arrays that
+    are not of these kinds.
+    """
+    x_train, x_test = (
+        arrays.to_examples(x, what)
+        for x, what in ((x_train, "x_train"), (x_test, "x_test"))
+    )
+    train = Dataset(x_train, arrays.to_labels(y_train, len(x_train), "y_train"))
+    test = Dataset(x_test, arrays.to_labels(y_test, len(x_test), "y_test"))
+    if class_names is None:
+        class_names = arrays.numbered_classes(train.label, "y_train")
+    names = tuple(map(str, class_names))
+    splits = _make_splits(train, test, names, num_valid, split_seed, "x_train")
+    check_splits(splits)
+    return splits
+
+
+def open_source(name: str | os.PathLike, data_dir: str | os.PathLike | None = None):
+    """What reads the data set `name`: an object with
+
+    name, splits                         strings
+    class_names()                        ValueError if it has none
+    read(split, rows, size, channels)    -> examples, labels
+    """
+    if is_tfds(name, data_dir):
+        return tfds.Tfds(name, data_dir)
+    name = os.fspath(name)
+    if name == "digits":
+        return _Digits()
+    if name.startswith("hf:"):
+        path = name[3:]
+        return HuggingFace(str(_locate(path, data_dir)) if _is_path(path) else path)
+    return (Npz if name.endswith(".npz") else Folder)(_locate(name, data_dir))
+
+
+def is_tfds(name: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> bool:
+    """Is `name` that of a TFDS data set, known or not, and not of another source?"""
+    if isinstance(name, os.PathLike) or name == "digits" or _is_path(name):
+        return False
+    if name.startswith("hf:") or name.endswith(".npz"):
+        return False
+    return not os.path.exists(name) or tfds.is_known(name, data_dir)
+
+
+def _is_path(name):
+    return name.startswith((".", "~")) or os.path.isabs(name)
+
+
+def _locate(path, data_dir):
+    """`path`, or if nothing is there, what has its name in `data_dir`."""
+    path = pathlib.Path(path).expanduser()
+    if data_dir and not path.exists():
+        moved = pathlib.Path(data_dir).expanduser() / path.name
+        if moved.exists():
+            logging.warning("%s does not exist; reading %s", path, moved)
+            return moved
+    return path
+
+
+def _default_split(source):
+    """The split to test on, else "train" or the only one."""
+    for split in EVALUATION:
+        if split in source.splits:
+            break
     else:
-        return tfds.read(tfds.find(name, data_dir), split, size, channels)
-    _, height, width, depth = dataset.image.shape
-    image = resize(dataset.image, size or (height, width), channels or depth)
-    return dataset._replace(image=image)
+        split = "train" if "train" in source.splits else source.splits[0]
+    if split not in ("test", "all"):
+        logging.warning("%s has no split 'test'; reading %r", source.name, split)
+    return split
 
 
-def labelled_indices(label, labels_per_class, num_classes, seed) -> np.ndarray:
-    """Where `labels_per_class` examples of each class stand, drawn by `seed`.
+def _read(source, split, size, channels) -> Dataset:
+    name, rows = arrays.parse_split(split)
+    if name not in source.splits and not isinstance(source, tfds.Tfds):
+        raise ValueError(
+            f"{source.name} has no split {name!r}; it has {', '.join(source.splits)}"
+        )
+    dataset = Dataset(*source.read(name, rows, size, channels))
+    if not len(dataset.label):
+        raise ValueError(f"{source.name} has no examples in {split!r}")
+    return dataset
 
-    label [N] -> int32 [labels_per_class * num_classes], ascending. Raises ValueError
-    for a class that has fewer.
-    """
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for k in range(num_classes):
-        members = np.flatnonzero(label == k)
-        if len(members) < labels_per_class:
+
+def _train_and_test(source, test_fraction, size, channels):
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must be in (0, 1), not {test_fraction}")
+    test = _default_split(source)
+    if test in EVALUATION and "train" in source.splits:
+        train, test = (_read(source, s, size, channels) for s in ("train", test))
+        if {train.image.shape[3:], test.image.shape[3:]} == {(1,), (3,)}:
+            train, test = (_to_colour(part) for part in (train, test))
+        if train.image.shape[1:] != test.image.shape[1:]:
             raise ValueError(
-                f"labels_per_class={labels_per_class} asks for more than the "
-                f"{len(members)} examples of class {k}"
+                f"{source.name} differs between training, {list(train.image.shape)},"
+                f" and test, {list(test.image.shape)}: set data.image_size (size= in"
+                " Python) to bring images to one size"
             )
-        chosen.append(rng.permutation(members)[:labels_per_class])
-    return np.sort(np.concatenate(chosen)).astype(np.int32)
+        return train, test
+    examples = _read(source, test, size, channels)
+    in_test = splitting.stratified(examples.label, test_fraction)
+    logging.info(
+        "%s is not split: %d of its %d examples are the test set",
+        *(source.name, in_test.sum(), len(in_test)),
+    )
+    return examples.take(~in_test), examples.take(in_test)
 
 
-def _digits(split) -> Dataset:
+def _to_colour(dataset):
+    image = dataset.image
+    return dataset._replace(image=np.repeat(image, 3 // image.shape[3], axis=3))
+
+
+def _in_class_folders(dataset, source):
+    outside = dataset.label < 0
+    if not outside.any():
+        return dataset
+    logging.warning(
+        "%s: left out %d images outside the folder of a class",
+        *(source.name, outside.sum()),
+    )
+    return dataset.take(~outside)
+
+
+def _make_splits(train, test, names, num_valid, split_seed, source):
+    try:
+        in_valid = splitting.hold_out(train.label, num_valid, split_seed)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    valid, train = train.take(in_valid), train.take(~in_valid)
+    scaling = Scaling.of(train.image) if train.image.ndim == 2 else None
+    return Splits(train, valid, test, names, scaling)
+
+
+class _Digits:
     """1,797 digits [8, 8, 1]; "test" is the same 36 of each class every time."""
-    from sklearn.datasets import load_digits  # a second to import; only needed here
 
-    if split not in _PARTS:
-        raise ValueError(f"digits has no split {split!r}, but train and test")
-    x, y = load_digits(return_X_y=True)
-    image = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    in_test = np.isin(np.arange(len(y)), labelled_indices(y, 36, 10, seed=0))
-    return Dataset(image, y.astype(np.int32)).take(in_test == (split == "test"))
+    name, splits = "digits", ("train", "test")
+
+    def class_names(self) -> tuple[str, ...]:
+        return tuple("0123456789")
+
+    def read(self, split, rows=slice(None), size=None, channels=None):
+        from sklearn.datasets import load_digits  # a second to import
+
+        x, y = load_digits(return_X_y=True)
+        image = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+        in_test = np.isin(np.arange(len(y)), labelled_indices(y, 36, 10, seed=0))
+        part = in_test == (split == "test")
+        image = resize(image[part][rows], size or (8, 8), channels or 1)
+        return image, y[part][rows].astype(np.int32)

@@ -1,73 +1,146 @@
-"""Which images a training step sees: a function of (seed, step) and nothing else."""
+"""Which examples a training step sees: a function of (seed, step) and nothing else.
+
+A step draws from one or several streams over the same training set. The batch of
+the stream `MAIN` is the dictionary itself, those of others are nested under their
+names: {"index": [D, n], "labelled": {"index": [D, m]}}, D devices.
+"""
 
 import concurrent.futures
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
 from ebmjax import data, parallel
 
+MAIN = ""  # the stream that all terms share
 
-@contextlib.contextmanager
-def batches(
-    c: ml_collections.ConfigDict, splits: data.Splits
-) -> Iterator[tuple[Any, Callable]]:
-    """(what lies on the devices, step -> batch), as `step.train_step` takes them.
 
-    A training set of up to `c.data.resident_mib` lies on every device, and batches
-    are indices into it. A larger one stays on the host: a thread reads the next batch
-    while the device works, each process that of its own devices. Raises ValueError as
-    `labelled_pool` does.
+class Stream(NamedTuple):
+    """Batches of a part of the training set, in an order given by `seed`."""
+
+    examples: np.ndarray  # int32 [n], indices into the training set; n >= batch_size
+    batch_size: int  # over all devices
+    seed: int | tuple[int, ...]
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which examples `step` sees, int32 [batch_size]."""
+        num, size = len(self.examples), self.batch_size
+        return self.examples[
+            batch_indices(self.seed, step, num_examples=num, batch_size=size)
+        ]
+
+
+def streams(
+    splits: data.Splits,
+    *,
+    seed: int,
+    batch_size: int,
+    labels_per_class: int = 0,
+    split_seed: int = 1234,
+    separate: bool = False,
+) -> dict[str, Stream]:
+    """The streams of a run: `MAIN` over all examples, and perhaps "labelled".
+
+    With `labels_per_class`, the terms with labels draw "labelled" batches from so many
+    examples of each class, chosen by `split_seed`; with `separate`, from all of them.
+    Raises ValueError if `batch_size` exceeds the training set or a class has fewer
+    than `labels_per_class` examples.
     """
-    train, pool = splits.train, labelled_pool(c, splits)
-    if pool is not None:  # a small one comes several times in a batch
-        pool = np.tile(pool, -(-c.batch_size // len(pool)))
+    label = splits.train.label
+    everything = np.arange(len(label), dtype=np.int32)
+    if not 0 < batch_size <= len(label):
+        raise ValueError(
+            f"batch_size={batch_size} cannot be drawn from {len(label)} examples"
+        )
+    result = {MAIN: Stream(everything, batch_size, seed)}
+    if labels_per_class:
+        labelled = data.labelled_indices(
+            label, labels_per_class, len(splits.class_names), split_seed
+        )
+        # Fewer than a batch come several times in one.
+        labelled = np.tile(labelled, -(-batch_size // len(labelled)))
+        result["labelled"] = Stream(labelled, batch_size, (seed, 1))
+    elif separate:
+        result["labelled"] = Stream(everything, batch_size, (seed, 1))
+    return result
 
-    def indices(step):
-        draw = functools.partial(batch_indices, batch_size=c.batch_size)
-        batch = {"index": draw(c.seed, step, num_examples=len(train.label))}
-        if pool is not None:
-            index = pool[draw((c.seed, 1), step, num_examples=len(pool))]
-            batch["labelled"] = {"index": index}
-        return batch
 
-    def cut(step):
-        return parallel.split(indices(step))
+def open_batches(
+    train: data.Dataset, streams: Mapping[str, Stream], *, resident_mib: float
+) -> "ResidentBatches | HostBatches":
+    """Batches on the devices, or from the host for more than `resident_mib` a device.
 
+    What it returns is a context manager with `resident`, the arrays that
+    `train_step.train_step` takes as `data`, and `batch(step)`, its `batch`.
+    """
     # Accelerators have memory of their own; CPU devices share the host's.
     copies = jax.local_device_count() if jax.default_backend() == "cpu" else 1
-    if train.image.nbytes * copies <= c.data.resident_mib * 2**20:
-        resident = parallel.place({"image": train.image, "label": train.label})
-        yield resident, lambda step: parallel.place(cut(step), 0)
-        return
+    fits = train.image.nbytes * copies <= resident_mib * 2**20
+    return (ResidentBatches if fits else HostBatches)(train, streams)
 
-    def rows(part):
-        """{"index"} -> {"image", "label"}, in what is nested too."""
-        found = {k: Rows(x, part["index"]) for k, x in train._asdict().items()}
-        return found | {k: rows(v) for k, v in part.items() if k != "index"}
 
-    def read(step):
-        return parallel.place(rows(cut(step)), 0)
+class ResidentBatches:
+    """The training set is on every device; batches are indices into it."""
 
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        ahead = {}  # the next step's batch, on its way
+    def __init__(self, train: data.Dataset, streams: Mapping[str, Stream]):
+        self.streams = streams
+        self.resident = parallel.place(train._asdict())
 
-        def batch(step):
-            found = ahead.pop(step, None) or thread.submit(read, step)
-            ahead.clear()  # of a step that a divergence has done away with
-            ahead[step + 1] = thread.submit(read, step + 1)
-            return found.result()
+    def batch(self, step: int) -> Any:
+        return parallel.place(_split_indices(self.streams, step), 0)
 
-        yield None, batch
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+class HostBatches:
+    """The training set stays on the host; batches are examples.
+
+    A thread reads the next step's batch while the devices work, each process that of
+    its own devices.
+    """
+
+    resident = None
+
+    def __init__(self, train: data.Dataset, streams: Mapping[str, Stream]):
+        self.train, self.streams = train, streams
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._next = {}  # {step: future}
+
+    def batch(self, step: int) -> Any:
+        result = self._next.pop(step, None) or self._thread.submit(self._read, step)
+        # After a divergence the prefetched step is not the one that comes next.
+        self._next = {step + 1: self._thread.submit(self._read, step + 1)}
+        return result.result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._thread.shutdown(cancel_futures=True)
+
+    def _read(self, step):
+        return parallel.place(self._rows(_split_indices(self.streams, step)), 0)
+
+    def _rows(self, tree):
+        """{"index": ...} -> {"image": ..., "label": ...}, also in nested ones."""
+        nested = {k: self._rows(v) for k, v in tree.items() if k != "index"}
+        arrays = self.train._asdict()
+        return {k: Rows(x, tree["index"]) for k, x in arrays.items()} | nested
 
 
 class Rows:
-    """array[index] with index [D, n]: each process reads its own devices' rows."""
+    """array[index] with index [D, n], read where it is sliced.
+
+    `parallel.place` slices arrays by the devices of this process, so that each process
+    reads nothing but its own rows.
+    """
 
     def __init__(self, array: np.ndarray, index: np.ndarray):
         self.array, self.index = array, index
@@ -77,19 +150,13 @@ class Rows:
         return self.array[self.index[part[:2]]]
 
 
-def labelled_pool(
-    c: ml_collections.ConfigDict, splits: data.Splits
-) -> np.ndarray | None:
-    """The training images, int32 [n], that the terms with labels draw for themselves;
-    None if they take the batch that all terms share.
-
-    Raises ValueError if a class has fewer than `c.data.labels_per_class`.
-    """
-    label = splits.train.label
-    if c.data.labels_per_class:
-        num_classes, seed = len(splits.class_names), c.data.split_seed
-        return data.labelled_indices(label, c.data.labels_per_class, num_classes, seed)
-    return np.arange(len(label), dtype=np.int32) if c.data.separate_streams else None
+def _split_indices(streams, step):
+    """The batch tree of `step` with "index" [D, n] for each stream."""
+    batches = {
+        name: {"index": parallel.split(stream.indices(step))}
+        for name, stream in streams.items()
+    }
+    return batches.pop(MAIN) | batches
 
 
 @functools.lru_cache(maxsize=4)  # a few streams, each in one epoch at a time
@@ -99,7 +166,7 @@ def epoch_order(
     """A permutation, int32 [num_examples], that depends on nothing else. Read-only."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     order = rng.permutation(num_examples).astype(np.int32)
-    order.setflags(write=False)  # the cache hands out this very array again
+    order.setflags(write=False)  # the cache returns this array again
     return order
 
 

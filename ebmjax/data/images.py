@@ -1,106 +1,130 @@
-"""Images as uint8 arrays: decoded, brought to one size, read from files."""
+"""Images as uint8 arrays: decoded from files and bytes, brought to one size."""
 
 import io
-import zipfile
+import operator
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names for numbers of channels
-
-
-class Dataset(NamedTuple):
-    image: np.ndarray  # uint8 [N, H, W, C]
-    label: np.ndarray  # int32 [N]; -1 where there is none
-
-    def take(self, index) -> "Dataset":
-        return Dataset(self.image[index], self.label[index])
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names by the number of channels
+_GREY = ("1", "L", "LA", "La")
 
 
-def resize(image, size, channels) -> np.ndarray:
-    """uint8 [N, H, W, C] -> uint8 [N, *size, channels]; an int `size` is a square.
+def check_size(size: Any, channels: int | None = None) -> tuple[int, int] | None:
+    """`size` as (height, width); None for None and 0. An integer is a square.
+
+    Raises ValueError for sizes that are not positive and for `channels` other than
+    None, 1, 3 and 4.
+    """
+    if channels is not None and channels not in MODES:
+        raise ValueError(f"channels must be 1, 3 or 4, not {channels}")
+    if size is None or (np.ndim(size) == 0 and size == 0):
+        return None
+    pair = (size, size) if np.ndim(size) == 0 else size
+    try:
+        height, width = map(operator.index, pair)
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be an integer or two, not {size!r}") from None
+    if min(height, width) <= 0:
+        raise ValueError(f"size must be positive, not {size}")
+    return height, width
+
+
+def decode(file: Any, size=None, channels: int | None = None) -> np.ndarray:
+    """The image in a file, a path or bytes -> uint8 [H, W, channels].
+
+    `size` (height, width) does what `resize` does. Without `channels`, grey images
+    have 1 and all others 3. The EXIF orientation is applied, transparency is blended
+    with white unless `channels` is 4, and 16-bit grey is divided by 257. Raises
+    OSError for what cannot be decoded, for 32-bit pixels, whose range no file tells,
+    and for a size beyond Pillow's limit against decompression bombs.
+    """
+    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with Image.open(file) as image:
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            return _to_array(image, size, channels)
+    # Decoders of broken files raise whatever their parsers run into.
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+def resize(image: np.ndarray, size, channels: int) -> np.ndarray:
+    """uint8 [N, H, W, C] -> uint8 [N, *size, channels]; an integer size is a square.
 
     Images are cropped about the centre to the proportions of `size`, then scaled
-    with Pillow's antialiased bilinear filter. Grey is repeated to make RGB, and RGB
-    becomes grey by luma. Raises ValueError unless `channels` is 1, 3 or 4.
+    with Pillow's antialiased bilinear filter. Grey is repeated to make RGB, RGB
+    becomes grey by luma, and transparency is blended with white. Raises ValueError
+    unless `channels` is 1, 3 or 4.
     """
-    size = checked_size(size, channels)
+    size = check_size(size, channels)
     if image.shape[1:] == (*size, channels):
         return image
-    pairs = ((pixels(x, size, channels), -1) for x in image)
-    return collect(pairs, len(image), "the array").image
+    out = np.empty((len(image), *size, channels), np.uint8)
+    for i, x in enumerate(image):
+        out[i] = fit(x, size, channels)
+    return out
 
 
-def read_npz(path) -> Dataset:
-    try:
-        with open(path, "rb") as file, np.load(file) as archive:
-            arrays = dict(archive)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise OSError(f"{path} cannot be read as .npz: {error}") from error
-    image = arrays.get("image", arrays.get("x"))
-    if image is None or image.dtype != np.uint8 or image.ndim not in (3, 4):
-        found = {key: f"{x.dtype} {x.shape}" for key, x in arrays.items()}
-        raise ValueError(
-            f"{path} needs image (or x), uint8 [N, H, W] or [N, H, W, C], has {found}"
-        )
-    label = arrays.get("label", arrays.get("y", np.full(len(image), -1)))
-    if label.shape != image.shape[:1]:
-        raise ValueError(f"{path}: {len(image)} images, but labels {label.shape}")
-    image = image.reshape(*image.shape[:3], -1)  # [N, H, W] gets its one channel
-    return Dataset(image, label.astype(np.int32))
+def fit(image: np.ndarray, size=None, channels: int | None = None) -> np.ndarray:
+    """`resize` for one image, uint8 [H, W, C]; what is None remains as it is."""
+    channels = channels or image.shape[-1]
+    if size in (None, image.shape[:2]) and channels == image.shape[-1]:
+        return image
+    image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return _to_array(image, size, channels)
 
 
-def read_folder(path, size, channels) -> Dataset:
-    suffixes = Image.registered_extensions()
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes)
-    if not files:
-        raise FileNotFoundError(f"{path} is not a folder with images in it")
+def stack(images: Iterable[np.ndarray], num: int, source: str) -> np.ndarray:
+    """`num` images, uint8 [H, W, C] -> uint8 [num, H, W, C].
 
-    def pairs():
-        for file in files:
-            try:
-                yield pixels(file, size, channels), -1
-            except (OSError, SyntaxError) as error:
-                raise OSError(f"{file} cannot be read: {error}") from error
-
-    return collect(pairs(), len(files), path)
-
-
-def checked_size(size, channels):
-    """`size` as a pair, or None."""
-    if channels not in (None, *_MODES):
-        raise ValueError(f"channels must be 1, 3 or 4, not {channels}")
-    return (size, size) if isinstance(size, int) else size
-
-
-def pixels(image, size, channels) -> np.ndarray:
-    """The file or bytes of an image, or [H, W, C], -> uint8 [*size, channels]."""
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    else:
-        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-    with image:
-        image = image.convert(_MODES[channels])
-    if size is not None:
-        image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels if channels > 1 else pixels[..., None]
-
-
-def collect(pairs: Iterable, num, source) -> Dataset:
-    """`num` pairs of uint8 [H, W, C] and label -> Dataset."""
-    image, label = None, np.empty(num, np.int32)
-    for i, (pixels, label[i]) in enumerate(pairs):
-        if image is None:
-            image = np.empty((num, *pixels.shape), np.uint8)
-        if pixels.shape != image.shape[1:]:
+    Where grey and colour are mixed, all are made RGB. Raises ValueError for images
+    of different sizes.
+    """
+    out = None
+    for i, image in enumerate(images):
+        if out is None:
+            out = np.empty((num, *image.shape), np.uint8)
+        if image.shape[:2] != out.shape[1:3]:
+            sizes = " and ".join(f"{x[0]}x{x[1]}" for x in (out.shape[1:], image.shape))
             raise ValueError(
-                f"images of {source} differ in size ({image.shape[1:]}, "
-                f"{pixels.shape}): load_split(..., size=) brings them into line"
+                f"images of {source} differ in size ({sizes}): set data.image_size"
+                " (size= in Python) to scale them to one"
             )
-        image[i] = pixels
-    if image is None:
+        if image.shape[2] == 3 and out.shape[3] == 1:
+            out = np.repeat(out, 3, axis=3)
+        out[i] = image
+    if out is None:
         raise ValueError(f"{source} holds no images")
-    return Dataset(image, label)
+    return out
+
+
+def _to_array(image, size, channels):
+    image = _convert(image, channels)
+    if size is not None and size != image.size[::-1]:
+        image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _convert(image, channels):
+    """Brings an image of any mode to that of `channels`."""
+    if image.mode in ("I", "F"):
+        kind = {"I": "integers", "F": "floats"}[image.mode]
+        raise ValueError(
+            f"its pixels are 32-bit {kind}, whose range is not known; save it with 8 or"
+            " 16 bits a channel"
+        )
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float32) / 257  # 65535 -> 255
+        image = Image.fromarray(np.rint(grey).astype(np.uint8))
+    if channels is None:
+        channels = 1 if image.mode in _GREY else 3
+    if channels != 4 and image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == MODES[channels] else image.convert(MODES[channels])

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import shutil
 import sys
@@ -17,6 +18,8 @@ from tiny_tfds import (
 )
 
 from ebmjax import data
+from ebmjax.data import __main__ as command_line
+from ebmjax.data import images
 from ebmjax.data import tfds as prepared_data
 
 
@@ -88,14 +91,15 @@ def test_validation_is_held_out_of_training_by_the_split_seed(prepared):
     assert not np.array_equal(splits.valid.image, other.valid.image)
 
 
-@pytest.mark.parametrize("num_valid", [-1, NUM["train"]])
+@pytest.mark.parametrize("num_valid", [-1, NUM["train"] - len(NAMES) + 1])
 def test_num_valid_must_leave_training_images(prepared, num_valid):
-    with pytest.raises(ValueError, match=f"from 0 to 39, not {num_valid}: tiny has 40"):
+    message = f"tiny: num_valid must be from 0 to 37, not {num_valid}: there are 40 ex"
+    with pytest.raises(ValueError, match=message):
         data.load("tiny", data_dir=prepared, num_valid=num_valid)
 
 
 def test_an_unknown_name_gets_the_nearest_ones(tmp_path):
-    with pytest.raises(ValueError, match="called 'Cifar-10'; the nearest .*cifar10,"):
+    with pytest.raises(ValueError, match="called 'Cifar-10', and .*nearest .*cifar10,"):
         data.load("Cifar-10", data_dir=tmp_path)
 
 
@@ -121,8 +125,86 @@ def test_an_unprepared_data_set_names_place_and_remedies(tmp_path):
 
 def test_a_bucket_is_no_place_for_data(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
-    with pytest.raises(ValueError, match="gs://bucket/data: .* a local path"):
+    with pytest.raises(ValueError, match="gs://bucket/data is not a local path"):
         data.load("cifar10")
+
+
+def test_a_directory_that_is_gone_is_named_or_replaced(
+    prepared, tmp_path, monkeypatch, caplog
+):
+    gone = tmp_path / "gone"
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    for name in ("tiny", "cifar10", "cifar11"):
+        with pytest.raises(FileNotFoundError, match=f"data_dir {gone} does not exist"):
+            data.load_split(name, data_dir=gone)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    assert len(data.load_split("tiny", data_dir=gone).label) == NUM["test"]
+    message = f"data_dir {gone} does not exist; reading from TFDS_DATA_DIR, {prepared}"
+    assert message in caplog.text
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "gone too"))
+    with pytest.raises(FileNotFoundError, match=f"data_dir {gone} does not exist"):
+        data.load_split("tiny", data_dir=gone)
+
+
+def test_a_directory_may_begin_at_home(prepared, monkeypatch):
+    monkeypatch.setenv("HOME", str(prepared.parent))
+    for data_dir in (f"~/{prepared.name}", pathlib.Path("~") / prepared.name):
+        assert len(data.load_split("tiny", data_dir=data_dir).label) == NUM["test"]
+
+
+def as_cifar10(root, *versions):
+    """The data set "tiny" under the name of one that the installed TFDS describes."""
+    tiny = root / "tiny" / "1.0.0"
+    for version in versions:
+        folder = root / "cifar10" / version
+        shutil.copytree(tiny, folder)
+        for file in folder.glob("tiny-*"):
+            file.rename(folder / file.name.replace("tiny", "cifar10"))
+        edit_info(folder, name="cifar10", version=version)
+
+
+def test_another_version_that_is_prepared_is_read(copy, caplog):
+    root, _ = copy
+    as_cifar10(root, "1.9.0", "1.10.0")
+    assert_same(data.load_split("cifar10", data_dir=root), *pictures("test"))
+    assert "cifar10: reading version 1.10.0, since 3.0.2 is not prepared" in caplog.text
+    caplog.clear()
+    assert_same(data.load_split("cifar10:1.9.0", data_dir=root), *pictures("test"))
+    assert not caplog.text
+    with pytest.raises(FileNotFoundError, match="versions there: 1.10.0, 1.9.0"):
+        data.load_split("cifar10:3.0.2", data_dir=root)
+
+
+def test_a_set_with_only_a_training_split_is_split(copy, caplog):
+    root, folder = copy
+    info = json.loads((folder / "dataset_info.json").read_text())
+    edit_info(folder, splits=[s for s in info["splits"] if s["name"] == "train"])
+    splits = data.load("tiny", data_dir=root, num_valid=0)
+    assert (len(splits.train.label), len(splits.test.label)) == (
+        31,
+        9,
+    )  # 3 of each class
+    assert "tiny has no split 'test'; reading 'train'" in caplog.text
+    whole = data.load_split("tiny", data_dir=root)
+    assert_same(whole, *pictures("train"))
+
+
+def test_the_split_may_be_part_of_the_name(prepared):
+    part = data.load_split("tiny@train[10:25]", data_dir=prepared)
+    assert_same(part, *(x[10:25] for x in pictures("train")))
+    tenth = data.load_split("tiny@train[:10%]", data_dir=prepared)
+    assert_same(tenth, *(x[:4] for x in pictures("train")))
+    last = data.load_split("tiny", "train[-3:]", data_dir=prepared)
+    assert_same(last, *(x[-3:] for x in pictures("train")))
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_images_are_brought_to_a_size(tmp_path, encoded):
+    prepare(tmp_path, encoded=encoded)
+    splits = data.load("tiny", data_dir=tmp_path, num_valid=0, size=4, channels=1)
+    assert splits.train.image.shape == (40, 4, 4, 1)
+    expected = images.resize(pictures("test")[0], 4, 1)
+    np.testing.assert_array_equal(splits.test.image, expected)
 
 
 def test_an_unknown_split_names_the_data_set(prepared):
@@ -139,7 +221,9 @@ def test_a_data_set_without_images_says_what_it_has(tmp_path):
 def test_another_file_format_is_refused_by_name(copy):
     root, folder = copy
     edit_info(folder, fileFormat="riegeli")
-    with pytest.raises(ValueError, match="as riegeli, which is not one of array_rec"):
+    with pytest.raises(
+        ValueError, match="stored as riegeli, which is not one of array_rec"
+    ):
         data.load_split("tiny", data_dir=root)
 
 
@@ -172,7 +256,7 @@ def test_a_file_with_too_few_records_is_damaged(copy, file_format):
 
 def run_main(monkeypatch, *args):
     monkeypatch.setattr(sys, "argv", ["data", *args])
-    data.main()
+    command_line.main()
 
 
 def test_preparing_what_is_there_prints_where(prepared, monkeypatch, capsys):
