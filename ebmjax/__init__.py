@@ -34,6 +34,7 @@ _MODULES = (
     "models",
     "objectives",
     "optim",
+    "presets",
     "recipe",
     "replay",
     "runs",
