@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ebmjax import sgld
 from ebmjax.eval import attacks, refinement
 
 KEY = jax.random.key(0)
@@ -353,7 +354,7 @@ def test_a_random_classifier_is_attacked_through_its_chain():
         num_steps=3,
         num_copies=2,
         input_noise_std=0.02,
-        step_size=0.05,
+        sampler=functools.partial(sgld.sgld, step_size=0.05, noise_std=0.01),
     )
     for gradient in ("true", "straight_through"):
         found = pgd(
