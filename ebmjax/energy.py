@@ -30,6 +30,7 @@ def joint_from_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     chex.assert_equal_shape_prefix([logits, labels], 1)
     check_labels(labels, logits.shape[-1])
     # Past the end is filled with NaN, but a negative index would count from there.
+    labels = jnp.asarray(labels, int)
     index = jnp.where(labels < 0, logits.shape[-1], labels)
     return -jnp.take_along_axis(logits, index[:, None], axis=-1, mode="fill")[:, 0]
 

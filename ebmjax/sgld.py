@@ -86,11 +86,13 @@ def sgld(
         return State(position)
 
     def move(x, grad, noise):
+        def number(value):
+            return jnp.asarray(value, x.dtype)
+
         if clip_grad:
-            grad = jnp.clip(grad, -clip_grad, clip_grad)
-        scale, std = (jnp.asarray(value, x.dtype) for value in (step_size, noise_std))
-        x = x - scale * grad + std * noise
-        return jnp.clip(x, -clip_x, clip_x) if clip_x else x
+            grad = jnp.clip(grad, number(-clip_grad), number(clip_grad))
+        x = x - number(step_size) * grad + number(noise_std) * noise
+        return jnp.clip(x, number(-clip_x), number(clip_x)) if clip_x else x
 
     def step(key, state):
         x = state.position
