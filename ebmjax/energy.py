@@ -30,6 +30,7 @@ def joint_from_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     chex.assert_equal_shape_prefix([logits, labels], 1)
     check_labels(labels, logits.shape[-1])
     # Past the end is filled with NaN, but a negative index would count from there.
+    labels = jnp.asarray(labels, int)
     index = jnp.where(labels < 0, logits.shape[-1], labels)
     return -jnp.take_along_axis(logits, index[:, None], axis=-1, mode="fill")[:, 0]
 
@@ -83,17 +84,28 @@ def norm(v: jax.Array) -> jax.Array:
 def check_labels(labels: jax.Array, num_classes: int) -> None:
     """Raises ValueError for labels outside 0..num_classes-1, if they are known.
 
-    Under a transformation they are not, and nothing is checked but their dtype.
+    Where they are traced, only their dtype is checked.
     """
     chex.assert_type(labels, int)
-    if isinstance(labels, jax.core.Tracer) or not np.size(labels):
+    values = known_value(labels)
+    if values is None or not values.size:
         return
-    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
-        return
-    labels = np.asarray(labels)  # whose minimum a surrounding jit does not trace
-    low, high = labels.min(), labels.max()
+    low, high = values.min(), values.max()
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"labels lie in {low}..{high}, expected 0..{num_classes - 1} for"
             f" {num_classes} classes"
         )
+
+
+def known_value(x: jax.Array) -> np.ndarray | None:
+    """x for checks that cannot be compiled; None where its values are not known.
+
+    They are not under a transformation such as `jax.jit`, where x is traced, nor
+    where other processes hold a part of x.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return None
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return None
+    return np.asarray(x)

@@ -86,6 +86,7 @@ def draw(
     block = _block_size(len(samples), num_blocks)
     chex.assert_rank(labels, 1)
     energy.check_labels(labels, num_blocks)
+    labels = jnp.asarray(labels, int)  # uint8 would overflow as a slot
     k_slot, k_reinit, k_fresh = jax.random.split(key, 3)
     if replace:
         within = jax.random.randint(k_slot, labels.shape, 0, block)

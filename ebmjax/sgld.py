@@ -86,11 +86,13 @@ def sgld(
         return State(position)
 
     def move(x, grad, noise):
+        def number(value):
+            return jnp.asarray(value, x.dtype)
+
         if clip_grad:
-            grad = jnp.clip(grad, -clip_grad, clip_grad)
-        scale, std = (jnp.asarray(value, x.dtype) for value in (step_size, noise_std))
-        x = x - scale * grad + std * noise
-        return jnp.clip(x, -clip_x, clip_x) if clip_x else x
+            grad = jnp.clip(grad, number(-clip_grad), number(clip_grad))
+        x = x - number(step_size) * grad + number(noise_std) * noise
+        return jnp.clip(x, number(-clip_x), number(clip_x)) if clip_x else x
 
     def step(key, state):
         x = state.position
@@ -131,17 +133,15 @@ def run(
 
 
 def _warn_unless_finite(state):
-    leaves = jax.tree.leaves(state)
-    if any(isinstance(x, jax.core.Tracer) for x in leaves):
-        return
-    if not all(x.is_fully_addressable for x in leaves):
+    leaves = [energy.known_value(x) for x in jax.tree.leaves(state)]
+    if any(x is None for x in leaves):
         return
     finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves]
-    lost = np.sum(~np.all(finite, axis=0))
-    if lost:
+    num_lost = np.sum(~np.all(finite, axis=0))
+    if num_lost:
         warnings.warn(
-            f"{lost} of {len(finite[0])} chains ended with values that are not finite:"
-            " the gradient of the energy was not finite, or the step size is too large;"
+            f"{num_lost} of {len(finite[0])} chains ended with values that are not"
+            " finite: the energy's gradient was not, or the step size is too large;"
             " Info.grad_norm shows from which step on",
             RuntimeWarning,
             stacklevel=3,

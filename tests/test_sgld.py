@@ -85,3 +85,138 @@ def test_the_leaves_of_a_pytree_get_different_noise():
         noise_std=1.0,
     )
     assert not np.allclose(found["a"], found["b"])
+
+
+# --- clipping ---------------------------------------------------------------------
+
+
+def test_clip_grad_bounds_every_entry_of_the_step():
+    x = jnp.array([[3.0, -0.2], [-5.0, 0.0]])
+    found, info = chain(
+        jax.random.key(0), x, 1, step_size=0.5, noise_std=0.0, clip_grad=1.0
+    )
+    np.testing.assert_allclose(found, x - 0.5 * jnp.clip(x, -1, 1), rtol=1e-6)
+    # The diagnostics are those of the gradient itself.
+    np.testing.assert_allclose(info.grad_norm[0], jnp.linalg.norm(x, axis=1), rtol=1e-6)
+
+
+def test_clip_x_keeps_positions_in_the_cube_noise_included():
+    x = jnp.array([[0.9, -0.9, 0.1]])
+
+    def pushed(x):  # dE/dx = (-1, 1, 0)
+        return x[:, 1] - x[:, 0]
+
+    found, _ = chain(
+        jax.random.key(0), x, 1, pushed, step_size=0.5, noise_std=0.0, clip_x=1.0
+    )
+    np.testing.assert_allclose(found, [[1.0, -1.0, 0.1]], rtol=1e-6)
+    noisy, _ = chain(
+        jax.random.key(0), x, 5, pushed, step_size=0.5, noise_std=9.0, clip_x=1.0
+    )
+    assert np.abs(noisy).max() == 1
+
+
+def test_a_clipped_gradient_samples_the_energy_with_linear_tails():
+    # E = x²/2 with |dE/dx| <= c is the gradient of Huber's function, whose variance
+    # at temperature 1 is known by quadrature.
+    c, step_size = 0.5, 0.05
+    grid = np.linspace(-40, 40, 400_001)
+    huber = np.where(abs(grid) < c, grid**2 / 2, c * abs(grid) - c**2 / 2)
+    density = np.exp(-huber)
+    expected = np.sum(grid**2 * density) / np.sum(density)
+    found, _ = chain(
+        jax.random.key(0),
+        jnp.zeros((20_000, 1)),
+        1_500,
+        step_size=step_size,
+        noise_std=sgld.langevin_noise_std(step_size),
+        clip_grad=c,
+    )
+    assert expected > 8  # far from the 1 of the unclipped chain
+    np.testing.assert_allclose(found.var(), expected, rtol=0.05)
+
+
+def test_without_clips_the_program_is_the_plain_update():
+    def plain(key, x):
+        energies, vjp = jax.vjp(quadratic, x)
+        (grad,) = vjp(jnp.ones_like(energies))
+        return x - 0.1 * grad + 0.2 * jax.random.normal(key, x.shape, x.dtype)
+
+    def ours(key, x):
+        sampler = sgld.sgld(quadratic, step_size=0.1, noise_std=0.2)
+        return sampler.step(key, sampler.init(x))[0].position
+
+    args = jax.random.key(0), jnp.ones((4, 3))
+    jitted = [jax.jit(f) for f in (plain, ours)]
+    flops = [f.lower(*args).compile().cost_analysis()["flops"] for f in jitted]
+    assert flops[0] == flops[1]
+    np.testing.assert_array_equal(*(f(*args) for f in jitted))
+
+
+@pytest.mark.parametrize("clips", [dict(clip_grad=-1.0), dict(clip_x=-1.0)])
+def test_negative_bounds_are_refused(clips):
+    with pytest.raises(ValueError, match="expected positive bounds"):
+        sgld.sgld(quadratic, step_size=0.1, noise_std=0.1, **clips)
+
+
+# --- values that are not finite, shapes and dtypes -------------------------------
+
+
+def root(x):
+    """Finite everywhere; its gradient is NaN at 0."""
+    return quadratic(x) + 0 * jnp.sqrt(x[:, 0])
+
+
+def test_a_nan_gradient_is_not_silent():
+    x = jnp.array([[1.0, 1.0], [0.0, 1.0], [4.0, 1.0]])
+    settings = dict(step_size=0.1, noise_std=0.0)
+    with pytest.warns(RuntimeWarning, match="1 of 3 chains"):
+        found, info = chain(jax.random.key(0), x, 2, root, **settings)
+    lost = np.isnan(found).any(axis=1)
+    np.testing.assert_array_equal(lost, [False, True, False])
+    np.testing.assert_array_equal(np.isnan(info.grad_norm), [lost, lost])
+    # Compiled, the diagnostics are the only sign.
+    _, info = jax.jit(lambda x: chain(jax.random.key(0), x, 2, root, **settings))(x)
+    np.testing.assert_array_equal(np.isnan(info.grad_norm), [lost, lost])
+
+
+def test_grad_norm_neither_underflows_nor_overflows_over_all_leaves():
+    def energy_fn(position):
+        return sum(jnp.sum(leaf, axis=-1) for leaf in position.values())
+
+    def scaled(position):
+        return energy_fn({k: s * position[k] for k, s in (("a", 3e-25), ("b", 4e-25))})
+
+    start = {"a": jnp.ones((2, 1)), "b": jnp.ones((2, 1))}
+    _, info = chain(jax.random.key(0), start, 1, scaled, step_size=1.0, noise_std=0.0)
+    np.testing.assert_allclose(info.grad_norm[0], 5e-25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("number", [float, np.float64, jnp.float32, np.float16])
+def test_the_dtype_of_the_position_decides(dtype, number):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        sampler = sgld.sgld(
+            lambda x: quadratic(x.astype(jnp.float32)),
+            step_size=number(0.1),
+            noise_std=number(0.1),
+            clip_grad=np.float64(1),
+            clip_x=np.float64(1),
+        )
+        start = sampler.init(jnp.ones((2, 3), dtype))
+        state, info = sgld.run(jax.random.key(0), sampler, start, np.int64(3))
+    assert state.position.dtype == dtype and info.grad_norm.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "start, energy_fn",
+    [
+        (jnp.ones((2, 3)), lambda x: quadratic(x).sum()),
+        (jnp.ones((2, 3)), lambda x: quadratic(x)[:, None]),
+        (jnp.ones((2, 3), int), quadratic),
+        ({"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))}, lambda p: quadratic(p["a"])),
+    ],
+)
+def test_wrong_shapes_and_dtypes_are_refused(start, energy_fn):
+    with pytest.raises(AssertionError, match=r"\[Chex\]"):
+        chain(jax.random.key(0), start, 1, energy_fn, step_size=0.1, noise_std=0.1)

@@ -1,92 +1,68 @@
 """Adversarial examples: small changes of an image that make a classifier wrong.
 
-Pure functions of a `logits_fn` (x [B, ...] -> [B, K]), to be jitted by who calls
-them. eps, step sizes and distances are in the units of `x` and `bounds`: for
-images in [-1, 1] they are twice the usual ones, which are for [0, 1].
+Pure functions of a `logits_fn` (x [B, ...] -> [B, K]), to be jitted by the caller.
+x is floating point, and its dtype is that of the result, whatever the dtype of eps
+or of the logits. eps, step sizes and distances are in the units of `x` and `bounds`:
+for images in [-1, 1] they are twice the usual ones, which are for [0, 1].
 
-An attack's result is evidence one way only: a wrong answer found is an error
-proven, none found may be the attack's fault. So take restarts and a second loss,
-and for a random classifier (`refinement`) copies enough and the true gradient.
+An attack that fails proves nothing: a mistake it finds is a mistake, but where it
+finds none the attack may be too weak. Hence restarts and a second loss, and for a
+random classifier (`refinement`) enough copies and the true gradient.
+
+For the same reason nothing that is not a number counts as robust. NaN entries of a
+gradient count as 0, so that the others still drive the attack, and the affected
+images are reported (`Info`); NaN logits count as a mistake.
+
+Labels outside 0..K-1 raise ValueError where their values are known; where they are
+traced, as under `jax.jit`, the image's logits are treated as NaN. x outside `bounds`
+raises likewise; where it is traced, x itself may be returned, other points not.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from ebmjax import losses
+from ebmjax import energy, losses
+from ebmjax.eval.norms import NORMS, PerImage, choose, clip, per_image
 
 # x [B, ...] -> [B, K], or (key, x) -> [B, K] where `random` is set
 LogitsFn = Callable[..., jax.Array]
-PerImage = float | jax.Array  # a number, or one for each image [B]
 
 
 def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """max_{k≠y} f_k - f_y, positive where the answer is wrong.  [B, K], [B] -> [B].
 
     As a loss it is that of Carlini & Wagner (2017). Its gradient does not vanish
-    where the classifier is sure, as that of cross-entropy does.
+    where the classifier is confident, as that of cross-entropy does.
     """
-    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    others = jnp.where(own, -jnp.inf, logits).max(axis=-1)
-    return others - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    own = -energy.joint_from_logits(logits, labels)
+    is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jnp.where(is_own, -jnp.inf, logits).max(axis=-1) - own
+
+
+def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Is the label's logit the largest, the first of equals?  [B, K], [B] -> [B] bool.
+
+    False where a logit is NaN, where argmax would still give some class.
+    """
+    chex.assert_rank([logits, labels], [2, 1])
+    answered = ~jnp.isnan(logits).any(axis=-1)
+    return answered & (logits.argmax(axis=-1) == labels)
 
 
 LOSSES = {"cross_entropy": losses.cross_entropy, "margin": margin}
 
 
-class Norm(NamedTuple):
-    """What an attack asks of a norm. v, g are [B, ...]; eps is [B, 1, ...]."""
+class Info(NamedTuple):
+    """What the caller of an attack should know of it."""
 
-    size: Callable[[jax.Array], jax.Array]  # v -> [B, 1, ...]
-    steepest: Callable[[jax.Array], jax.Array]  # g -> the best v of size 1
-    project: Callable[[jax.Array, jax.Array], jax.Array]  # v, eps -> size <= eps
-    uniform: Callable[[jax.Array, jax.Array], jax.Array]  # key, v -> in the ball, 1
-
-
-def _max_size(v):
-    return jnp.max(jnp.abs(v), axis=_image_axes(v), keepdims=True)
-
-
-def _l2_size(v):
-    return jnp.sqrt(jnp.sum(v**2, axis=_image_axes(v), keepdims=True))
-
-
-def _l2_steepest(g):
-    size = _l2_size(g)
-    return g / jnp.where(size > 0, size, 1.0)
-
-
-def _l2_project(v, eps):
-    size = _l2_size(v)
-    return v * jnp.minimum(1.0, eps / jnp.where(size > 0, size, 1.0))
-
-
-def _l2_uniform(key, v):
-    k_direction, k_radius = jax.random.split(key)
-    direction = _l2_steepest(jax.random.normal(k_direction, v.shape, v.dtype))
-    share = jax.random.uniform(k_radius, _l2_size(v).shape, v.dtype)
-    return direction * share ** (1 / v[0].size)
-
-
-NORMS = {
-    "linf": Norm(
-        size=_max_size,
-        steepest=jnp.sign,
-        project=lambda v, eps: jnp.clip(v, -eps, eps),
-        uniform=lambda key, v: jax.random.uniform(
-            key, v.shape, v.dtype, minval=-1.0, maxval=1.0
-        ),
-    ),
-    "l2": Norm(
-        size=_l2_size,
-        steepest=_l2_steepest,
-        project=_l2_project,
-        uniform=_l2_uniform,
-    ),
-}
+    nan_gradient: jax.Array  # [B] bool: an entry was NaN at some point; taken as 0
 
 
 def fgsm(
@@ -98,19 +74,27 @@ def fgsm(
     eps: PerImage,
     bounds: tuple[float, float] = (-1.0, 1.0),
     targeted: bool = False,
-) -> jax.Array:
+    return_info: bool = False,
+) -> jax.Array | tuple[jax.Array, Info]:
     """One full step up the cross-entropy (Goodfellow et al., 2015).  x -> x_adv.
 
-    With `targeted` the labels are those wanted, and it goes down.
+    With `targeted` the labels are those that the attack wants to see, and the step
+    goes down. With `return_info` the result is (x_adv, `Info`).
     """
+    _check(x, labels, norm, bounds)
     ball, sign = NORMS[norm], -1 if targeted else 1
     grad = jax.grad(lambda x: sign * losses.cross_entropy(logits_fn(x), labels).sum())
-    return jnp.clip(x + _broad(eps, x) * ball.steepest(grad(x)), *bounds)
+    grad, has_nan = _without_nan(grad(x))
+    x = clip(x + per_image(eps, x) * ball.steepest(grad), bounds)
+    _warn_of_nan(has_nan)
+    return (x, Info(has_nan)) if return_info else x
 
 
-class _Worst(NamedTuple):
+class _Best(NamedTuple):
+    """The best of the points visited, from the attack's point of view."""
+
     x: jax.Array
-    harm: jax.Array  # [B], positive where the attack has what it wants
+    margin: jax.Array  # [B], positive where the attack has succeeded
 
 
 def pgd(
@@ -130,7 +114,8 @@ def pgd(
     targeted: bool = False,
     random: bool = False,
     early_stop: bool = False,
-) -> jax.Array:
+    return_info: bool = False,
+) -> jax.Array | tuple[jax.Array, Info]:
     """Projected gradient ascent on a loss (Madry et al., 2018).  x -> x_adv.
 
     Steps have the length `step_size` in the norm ("linf": by the gradient's sign,
@@ -142,60 +127,69 @@ def pgd(
     * `loss`: "cross_entropy", "margin", or several that restarts take in turns.
     * `targeted`: the labels are those that the attack wants to see.
     * `random`: logits_fn is a random classifier, (key, x) -> [B, K], and gets a
-      key of its own at every look. Which visited point is worst is then subject
-      to luck: judge the result with fresh keys.
+      key of its own at every evaluation. Which visited point is the best is then
+      subject to chance: evaluate the result with fresh keys.
     * `early_stop`: end once the whole batch is wrong. For a rate of success, not
       for random classifiers, nor for the strongest examples.
+    * `return_info`: the result is (x_adv, `Info`). Without it, NaN in a gradient is
+      reported only outside of transformations such as `jax.jit`, by a RuntimeWarning.
     """
     names = (loss,) if isinstance(loss, str) else tuple(loss)
-    if norm not in NORMS:
-        raise ValueError(f"norm is {norm!r}, not 'linf' or 'l2'")
     if not names or set(names) - set(LOSSES):
         raise ValueError(f"loss is {loss!r}, not 'cross_entropy' or 'margin'")
+    _check(x, labels, norm, bounds)
     ball, sign = NORMS[norm], -1 if targeted else 1
-    eps, step_size = _broad(eps, x), _broad(step_size, x)
+    eps, step_size = per_image(eps, x), per_image(step_size, x)
     period = num_steps + 1
+    # Margins are compared at the precision of x, and at float32 for lesser ones.
+    precision = np.promote_types(x.dtype, np.float32)
 
     def project(z):
-        return jnp.clip(x + ball.project(z - x, eps), *bounds)
+        return clip(x + ball.project(z - x, eps), bounds)
 
     def start(key):
         return project(x + eps * ball.uniform(key, x)) if random_start else x
 
     def ascend(key, z, turn):
-        """The harm done at z, and the next z."""
+        """The margin at z, the next z, and where the gradient at z has NaN."""
 
         def objective(z):
             logits = logits_fn(key, z) if random else logits_fn(z)
             each = jnp.stack([LOSSES[name](logits, labels).sum() for name in names])
-            return sign * each[turn % len(names)], sign * margin(logits, labels)
+            return sign * each[turn % len(names)], _margin(logits, labels, targeted)
 
-        grad, harm = jax.grad(objective, has_aux=True)(z)
-        return harm, project(z + step_size * ball.steepest(grad))
+        grad, margins = jax.grad(objective, has_aux=True)(z)
+        grad, has_nan = _without_nan(grad)
+        following = project(z + step_size * ball.steepest(grad))
+        return margins.astype(precision), following, has_nan
 
     def body(carry):
-        visit, z, worst = carry
+        visit, z, best, nan_gradient = carry
         k_look, k_start = jax.random.split(jax.random.fold_in(key, visit))
-        harm, following = ascend(k_look, z, visit // period)
-        worst = _choose(harm > worst.harm, _Worst(z, harm), worst)
+        margins, following, has_nan = ascend(k_look, z, visit // period)
+        best = choose(margins > best.margin, _Best(z, margins), best)
         restart = visit % period == 0
         following = lax.cond(restart, start, lambda _: following, k_start)
-        return visit + 1, following, worst
+        return visit + 1, following, best, nan_gradient | has_nan
 
-    def going(carry):
-        visit, _, worst = carry
+    def unfinished(carry):
+        visit, _, best, _ = carry
         more = visit < 1 + num_restarts * period
-        return more & ~(early_stop & jnp.all(worst.harm > 0))
+        return more & ~(early_stop & jnp.all(best.margin > 0))
 
     # One loop over all points, so that the network is compiled once: x, then for
     # each restart its start and `num_steps` more.
-    nothing = _Worst(x, jnp.full(len(x), -jnp.inf, x.dtype))
-    return lax.while_loop(going, body, (0, x, nothing))[2].x
+    none = _Best(x, jnp.full(len(x), -jnp.inf, precision))
+    carry = 0, x, none, jnp.zeros(len(x), bool)
+    _, _, best, nan_gradient = lax.while_loop(unfinished, body, carry)
+    _warn_of_nan(nan_gradient)
+    return (best.x, Info(nan_gradient)) if return_info else best.x
 
 
 class Minimal(NamedTuple):
     x: jax.Array  # [B, ...], the nearest wrong point found, or x itself if none
     distance: jax.Array  # [B], 0 where x is wrong already, inf where none was found
+    nan_gradient: jax.Array  # [B] bool, as in `Info`
 
 
 def minimal_distance(
@@ -211,46 +205,50 @@ def minimal_distance(
     num_rounds: int = 10,
     **pgd_options,
 ) -> Minimal:
-    """How far is the nearest mistake?  Bisection over eps, image by image.
+    """The distance to the nearest mistake, by bisection over eps for each image.
 
     Every round is a `pgd` from a new start, with steps of `relative_step_size` times
     the eps tried. The first tries `max_eps`. JEM's robustness curves are made of
     such distances: the accuracy at eps is the share of images with a larger one.
     """
-    ball, sign = NORMS[norm], -1 if pgd_options.get("targeted") else 1
+    bounds = pgd_options.get("bounds", (-1.0, 1.0))
+    _check(x, labels, norm, bounds)
+    ball, targeted = NORMS[norm], pgd_options.get("targeted", False)
+    max_eps = jnp.asarray(max_eps, x.dtype)
+    relative_step_size = jnp.asarray(relative_step_size, x.dtype)
 
     def is_wrong(z):
-        return sign * margin(logits_fn(z), labels) > 0
+        return _margin(logits_fn(z), labels, targeted) > 0
 
     def search(carry, key):
-        found, low = carry
-        unknown = jnp.isinf(found.distance)
-        eps = jnp.where(unknown, max_eps, (low + found.distance) / 2)
-        z = pgd(
-            key,
-            logits_fn,
-            x,
-            labels,
-            norm=norm,
-            eps=eps,
-            step_size=relative_step_size * eps,
-            num_steps=num_steps,
-            **pgd_options,
-        )
+        nearest, low = carry
+        unknown = jnp.isinf(nearest.distance)
+        eps = jnp.where(unknown, max_eps, (low + nearest.distance) / 2)
+        sizes = dict(eps=eps, step_size=relative_step_size * eps, num_steps=num_steps)
+        options = dict(norm=norm, return_info=True) | pgd_options
+        z, info = pgd(key, logits_fn, x, labels, **sizes, **options)
         distance, wrong = ball.size(z - x).reshape(len(x)), is_wrong(z)
-        nearer = wrong & (distance < found.distance)
+        nan_gradient = nearest.nan_gradient | info.nan_gradient
         low = jnp.where(wrong | unknown, low, eps)
-        return (_choose(nearer, Minimal(z, distance), found), low), None
+        nearest = choose(
+            wrong & (distance < nearest.distance),
+            Minimal(z, distance, nan_gradient),
+            nearest._replace(nan_gradient=nan_gradient),
+        )
+        return (nearest, low), None
 
-    none = Minimal(x, jnp.where(is_wrong(x), 0.0, jnp.inf).astype(x.dtype))
+    distance = jnp.where(is_wrong(x), 0, jnp.full(len(x), jnp.inf, x.dtype))
+    none = Minimal(x, distance, jnp.zeros(len(x), bool))
     start = none, jnp.zeros(len(x), x.dtype)
-    (found, _), _ = lax.scan(search, start, jax.random.split(key, num_rounds))
-    return found
+    (nearest, _), _ = lax.scan(search, start, jax.random.split(key, num_rounds))
+    _warn_of_nan(nearest.nan_gradient)
+    return nearest
 
 
 class Distal(NamedTuple):
     x: jax.Array  # [B, ...]
     num_steps: jax.Array  # [B] int, taken until confident
+    nan_gradient: jax.Array  # [B] bool, as in `Info`
 
 
 def distal(
@@ -263,44 +261,81 @@ def distal(
     confidence: float = 0.9,
     bounds: tuple[float, float] = (-1.0, 1.0),
 ) -> Distal:
-    """From noise x, climbs log p(target | x) until it is sure, image by image.
+    """From noise x, climbs log p(target | x) until it is `confidence`, image by image.
 
-    Steps have length `step_size` in L2. A classifier that knows what it has seen
+    Steps have length `step_size` in L2. A classifier that recognises its classes
     should end in something like the class, not in noise (Grathwohl et al., 2020,
     section 5.3, after Schott et al., 2019).
     """
+    _check(x, targets, "l2", bounds)
+    step_size = per_image(step_size, x)
 
     def log_prob(z):
         log_probs = -losses.cross_entropy(logits_fn(z), targets)
         return log_probs.sum(), log_probs
 
-    def going(carry):
-        step, _, _, sure = carry
-        return (step < num_steps) & ~jnp.all(sure)
+    def unfinished(carry):
+        step, _, _, confident, _ = carry
+        return (step < num_steps) & ~jnp.all(confident)
 
     def body(carry):
-        step, z, taken, _ = carry
+        step, z, taken, _, nan_gradient = carry
         grad, log_probs = jax.grad(log_prob, has_aux=True)(z)
-        sure = log_probs >= jnp.log(confidence)
-        following = jnp.clip(z + step_size * _l2_steepest(grad), *bounds)
-        taken = jnp.where(sure, taken, taken + 1)
-        return step + 1, _choose(sure, z, following), taken, sure
+        grad, has_nan = _without_nan(grad)
+        confident = log_probs >= jnp.log(jnp.asarray(confidence, log_probs.dtype))
+        following = clip(z + step_size * NORMS["l2"].steepest(grad), bounds)
+        taken = jnp.where(confident, taken, taken + 1)
+        z = choose(confident, z, following)
+        return step + 1, z, taken, confident, nan_gradient | has_nan
 
-    start = 0, x, jnp.zeros(len(x), jnp.int32), jnp.zeros(len(x), bool)
-    _, z, taken, _ = lax.while_loop(going, body, start)
-    return Distal(z, taken)
-
-
-def _choose(condition, yes, no):
-    """Leaf by leaf and image by image; `condition` is [B]."""
-    return jax.tree.map(lambda a, b: jnp.where(_broad(condition, a), a, b), yes, no)
-
-
-def _broad(value, x):
-    """A number, or one an image [B], so that it meets x [B, ...]."""
-    value = jnp.asarray(value)
-    return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value
+    no = jnp.zeros(len(x), bool)
+    carry = 0, x, jnp.zeros(len(x), jnp.int32), no, no
+    _, z, taken, _, nan_gradient = lax.while_loop(unfinished, body, carry)
+    _warn_of_nan(nan_gradient)
+    return Distal(z, taken, nan_gradient)
 
 
-def _image_axes(x):
-    return tuple(range(1, x.ndim))
+def _margin(logits, labels, targeted):
+    """`margin` from the attack's point of view: where it is positive, the attack has
+    succeeded. NaN logits are a mistake, but they are not the target."""
+    margins = margin(logits, labels)
+    nan = jnp.isnan(logits).any(axis=-1) | jnp.isnan(margins)
+    if targeted:
+        return jnp.where(nan, -jnp.inf, -margins)
+    return jnp.where(nan, jnp.inf, margins)
+
+
+def _without_nan(grad):
+    """The gradient with NaN as 0 and ±inf as the largest number, and where there was
+    NaN: [B, ...], [B] bool."""
+    has_nan = jnp.isnan(grad).any(axis=tuple(range(1, grad.ndim)))
+    return jnp.nan_to_num(grad), has_nan
+
+
+def _check(x, labels, norm, bounds):
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}, not 'linf' or 'l2'")
+    chex.assert_type(x, float)
+    chex.assert_rank(labels, 1)
+    chex.assert_equal_shape_prefix([x, labels], 1)
+    low, high = bounds
+    values = energy.known_value(x)
+    if values is None or not values.size:
+        return
+    low, high = (np.asarray(bound, values.dtype) for bound in (low, high))
+    if not (values.min() >= low and values.max() <= high):
+        raise ValueError(
+            f"x lies in [{values.min():g}, {values.max():g}], expected finite values"
+            f" within bounds={bounds}: pass bounds=(low, high) in the units of x"
+        )
+
+
+def _warn_of_nan(nan_gradient):
+    known = energy.known_value(nan_gradient)
+    if known is not None and known.any():
+        warnings.warn(
+            f"the gradient of {known.sum()} of {known.size} images has NaN, taken as 0:"
+            " where the attack finds no mistake, they are not shown to be robust",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,15 +1,19 @@
-"""How near are samples to data?  Fréchet distance, KID, Inception Score.
+"""Quality of samples: Fréchet distance, KID, Inception Score.
 
-NumPy in float64, on features [N, F] or probabilities [N, K] of any network. The
-papers' FID, KID and IS are these formulas on one certain Inception network, with
-50,000 samples; with other features the numbers are good for comparing runs with
-each other, must be named after their features, and are no FID.
+NumPy in float64, on features [N, F] or probabilities [N, K] of any network, with N
+at least `MIN_SAMPLES`. The papers' FID, KID and IS are these formulas on one
+particular Inception network, with 50,000 samples. With other features the numbers
+compare runs with each other; they must be named after their features, and are no FID.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
+
+from ebmjax import metrics
+
+MIN_SAMPLES = 2  # a covariance, or an unbiased MMD, of one sample does not exist
 
 
 class Score(NamedTuple):
@@ -23,7 +27,7 @@ def frechet_distance(features_a, features_b) -> float:
     [N, F], [M, F]. Heusel et al. (2017), equation 6; covariances divide by N - 1.
     It shrinks as N grows: compare only at equal numbers of samples.
     """
-    features_a, features_b = _check(features_a), _check(features_b)
+    features_a, features_b = _check_features(features_a, features_b)
     return frechet_of_gaussians(
         features_a.mean(axis=0),
         np.atleast_2d(np.cov(features_a, rowvar=False)),
@@ -33,7 +37,14 @@ def frechet_distance(features_a, features_b) -> float:
 
 
 def frechet_of_gaussians(mean_a, cov_a, mean_b, cov_b) -> float:
-    """‖μ_a - μ_b‖² + tr(A + B - 2 (A B)^½).  [F], [F, F], [F], [F, F]."""
+    """‖μ_a - μ_b‖² + tr(A + B - 2 (A B)^½).  [F], [F, F], [F], [F, F].
+
+    Raises ValueError for other shapes.
+    """
+    shapes = [np.shape(a) for a in (mean_a, cov_a, mean_b, cov_b)]
+    size = len(np.atleast_1d(mean_a))
+    if shapes != 2 * [(size,), (size, size)]:
+        raise ValueError(f"expected [F], [F, F], [F], [F, F], got shapes {shapes}")
     # A B has the eigenvalues of A^½ B A^½, which is symmetric: no complex roots.
     values, vectors = np.linalg.eigh(cov_a)
     root_a = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
@@ -58,19 +69,25 @@ def kid(
     """Kernel distance: mean of unbiased MMD² over random subsets, may be negative.
 
     Bińkowski et al. (2018), with the kernel (⟨a, b⟩ / F + 1)³. [N, F], [M, F];
-    subsets are no larger than the smaller of the two sets.
+    subsets are no larger than the smaller of the two sets. Raises ValueError for
+    fewer than one subset, or subsets smaller than `MIN_SAMPLES`.
     """
-    features_a, features_b = _check(features_a), _check(features_b)
+    features_a, features_b = _check_features(features_a, features_b)
+    if num_subsets < 1 or subset_size < MIN_SAMPLES:
+        raise ValueError(
+            f"num_subsets is {num_subsets} and subset_size {subset_size}, expected at"
+            f" least 1 and {MIN_SAMPLES}"
+        )
     rng = np.random.default_rng(seed)
     size = min(subset_size, len(features_a), len(features_b))
-    found = [
+    distances = [
         squared_mmd(
             features_a[rng.choice(len(features_a), size, replace=False)],
             features_b[rng.choice(len(features_b), size, replace=False)],
         )
         for _ in range(num_subsets)
     ]
-    return Score(float(np.mean(found)), float(np.std(found)))
+    return Score(float(np.mean(distances)), float(np.std(distances)))
 
 
 def squared_mmd(a, b) -> float:
@@ -93,11 +110,13 @@ def inception_score(probs, *, num_splits: int = 10, seed: int = 0) -> Score:
     Salimans et al. (2016). Samples are shuffled, then split; p(y) is a split's
     mean, so that a small split scores low.
     """
-    probs = _check(probs)
-    if probs.min() < 0 or np.abs(probs.sum(axis=-1) - 1).max() > 1e-4:
-        raise ValueError("rows are not probabilities: are these logits?")
+    _check("probs", probs)
+    probs = metrics.check_probs(probs)
     if not 0 < num_splits <= len(probs):
-        raise ValueError(f"{len(probs)} samples in {num_splits} splits")
+        raise ValueError(
+            f"{len(probs)} samples in {num_splits} splits: expected 1 to {len(probs)}"
+            " splits"
+        )
     order = np.random.default_rng(seed).permutation(len(probs))
     scores = [
         np.exp(special.rel_entr(p, p.mean(axis=0, keepdims=True)).sum(axis=-1).mean())
@@ -106,10 +125,22 @@ def inception_score(probs, *, num_splits: int = 10, seed: int = 0) -> Score:
     return Score(float(np.mean(scores)), float(np.std(scores)))
 
 
-def _check(rows):
+def _check_features(a, b):
+    a, b = _check("features_a", a), _check("features_b", b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"features_a has shape {a.shape} and features_b {b.shape}, expected [N, F]"
+            " and [M, F]"
+        )
+    return a, b
+
+
+def _check(name, rows):
     rows = np.asarray(rows, np.float64)
-    if rows.ndim != 2 or len(rows) < 2:
-        raise ValueError(f"expected [N, F] with N of 2 or more, got {rows.shape}")
-    if not np.all(np.isfinite(rows)):
-        raise ValueError(f"{np.sum(~np.isfinite(rows))} entries are not finite")
+    if rows.ndim != 2 or len(rows) < MIN_SAMPLES:
+        raise ValueError(
+            f"{name} has shape {rows.shape}, expected [N, F] with N at least"
+            f" {MIN_SAMPLES}"
+        )
+    metrics.check_finite(rows)
     return rows

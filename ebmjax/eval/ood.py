@@ -1,19 +1,21 @@
-"""Is this input of the kind that was trained on?  Scores and their judges.
+"""Out-of-distribution detection: scores of inputs, and metrics of the scores.
 
-Scores are JAX functions of a batch, one number an example, and **larger always
-means more in-distribution**, so that none has to be turned around later. The
-judges are NumPy on the collected scores of the two data sets: score_in [N] and
+Scores are JAX functions of a batch, one number for each example, and **larger
+always means more in-distribution**, so that no sign has to be changed later. The
+metrics are NumPy on the collected scores of the two data sets: score_in [N] and
 score_out [M]. They return fractions (papers print per cent), depend on nothing
-but the order of the scores, and count ties exactly.
+but the order of the scores, and count ties exactly. Scores may be infinite; NaN
+raises ValueError.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import rankdata
+from sklearn import metrics
 
 from ebmjax import energy, sgld
 from ebmjax.eval import refinement
@@ -26,16 +28,16 @@ def log_density(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
 
     With the other sign it is the "energy score" of Liu et al. (2020).
     """
-    return -energy.from_logits(logits_fn(x))
+    return -energy.from_logits(_logits(logits_fn, x))
 
 
 def max_log_prob(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
     """max_y log p(y | x), JEM's `py` (Hendrycks & Gimpel, 2017).  [B, ...] -> [B].
 
     It ranks as max p(y | x) does, but float32 rounds p to 1 from odds of 1e-8 on,
-    and then confident examples tie. Here the others' share itself is kept.
+    and then confident examples tie. Hence log1p of the odds of all other classes.
     """
-    logits = logits_fn(x)
+    logits = _logits(logits_fn, x)
     odds = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     top = jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1], dtype=bool)
     return -jnp.log1p(jnp.sum(odds, axis=-1, where=~top))
@@ -50,14 +52,22 @@ def approximate_mass(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
 
 
 def negative_entropy(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
-    """Σ_y p(y | x) log p(y | x), from -log K to 0.  [B, ...] -> [B]."""
-    log_probs = jax.nn.log_softmax(logits_fn(x), axis=-1)
-    return jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+    """Σ_y p(y | x) log p(y | x), from -log K to 0, with 0 log 0 = 0.  -> [B]."""
+    log_probs = jax.nn.log_softmax(_logits(logits_fn, x), axis=-1)
+    probs = jnp.exp(log_probs)  # 0 where a logit is -inf
+    return jnp.sum(probs * jnp.where(probs == 0, 0, log_probs), axis=-1)
 
 
 def max_logit(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
     """max_y f(x)[y] (Hendrycks et al., 2022).  [B, ...] -> [B]."""
-    return logits_fn(x).max(axis=-1)
+    return _logits(logits_fn, x).max(axis=-1)
+
+
+def _logits(logits_fn, x):
+    logits = logits_fn(x)
+    chex.assert_rank(logits, 2)
+    chex.assert_equal_shape_prefix([logits, x], 1)
+    return logits
 
 
 # Called together under one jit they share one forward pass: the compiler sees
@@ -72,7 +82,7 @@ SCORES = {
 
 
 class RefinementScores(NamedTuple):
-    """What k SGLD steps change: little, if x is where the model has its mass."""
+    """Changes under k SGLD steps: small where the model has its mass."""
 
     log_density: jax.Array  # [B], log p(x) - log p(x_k)
     grad_norm: jax.Array  # [B], ‖∇log p(x_k)‖ - ‖∇log p(x)‖
@@ -89,11 +99,10 @@ def refinement_scores(
 ) -> RefinementScores:
     """`refine`, `refinegrad` and `refinel2` of JEM's code, from one chain."""
     refined = refinement.refine(key, logits_fn, x, num_steps=num_steps, sampler=sampler)
-    moved = (refined - x).reshape(len(x), -1)
     return RefinementScores(
         log_density(logits_fn, x) - log_density(logits_fn, refined),
         approximate_mass(logits_fn, x) - approximate_mass(logits_fn, refined),
-        -jnp.linalg.norm(moved, axis=-1),
+        -energy.norm(refined - x),
     )
 
 
@@ -102,24 +111,20 @@ def auroc(score_in, score_out) -> float:
 
     Which of the two is called positive makes no difference.
     """
-    score_in, score_out = _check(score_in, score_out)
-    n, m = len(score_in), len(score_out)
-    ranks = rankdata(np.concatenate([score_in, score_out]))
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+    is_in, ranks, _ = _ranked(score_in, score_out)
+    return float(metrics.roc_auc_score(is_in, ranks))
 
 
 def aupr(score_in, score_out, positive: str = "in") -> float:
     """Area under precision against recall, by the average-precision rule.
 
     Σ_t (recall_t - recall_t-1) precision_t over all thresholds: a step function,
-    as scikit-learn's. OpenOOD joins the points by straight lines instead, which
+    as in scikit-learn. OpenOOD joins the points by straight lines instead, which
     is larger, much so with many ties. Depends on N/M, and on which is positive:
     "in" gives the AUPR-In of the literature, "out" the AUPR-Out.
     """
-    roc = roc_curve(score_in, score_out, positive)
-    precision = roc.true_positives / (roc.true_positives + roc.false_positives)
-    recall = roc.true_positives / roc.true_positives[-1]
-    return float(np.sum(np.diff(recall, prepend=0) * precision))
+    is_positive, ranks, _ = _ranked(score_in, score_out, positive)
+    return float(metrics.average_precision_score(is_positive, ranks))
 
 
 def fpr_at_tpr(score_in, score_out, tpr: float = 0.95, positive: str = "in") -> float:
@@ -134,14 +139,14 @@ def fpr_at_tpr(score_in, score_out, tpr: float = 0.95, positive: str = "in") -> 
       as in OpenOOD 1.5 and pytorch-ood.
     """
     if not 0 < tpr <= 1:
-        raise ValueError(f"tpr is {tpr}, not in (0, 1]")
+        raise ValueError(f"tpr is {tpr}, expected a fraction in (0, 1]")
     roc = roc_curve(score_in, score_out, positive)
     enough = roc.true_positives / roc.true_positives[-1] >= tpr
     return float((roc.false_positives / roc.false_positives[-1])[enough.argmax()])
 
 
 class Roc(NamedTuple):
-    """Counts at every threshold that tells two examples apart, strictest first."""
+    """Counts at every threshold that separates two examples, strictest first."""
 
     thresholds: np.ndarray  # [T]; examples at or beyond it are called positive
     true_positives: np.ndarray  # [T] int, up to all of them
@@ -149,52 +154,70 @@ class Roc(NamedTuple):
 
 
 def roc_curve(score_in, score_out, positive: str = "in") -> Roc:
-    """The operating points behind `aupr` and `fpr_at_tpr`, none left out.
+    """The operating points behind `fpr_at_tpr`, none left out.
 
-    With `positive` "out" the call is "out-of-distribution, for the score is at
-    most the threshold".
+    With `positive` "out" an example is called out-of-distribution if its score is
+    at most the threshold.
     """
-    score_in, score_out = _check(score_in, score_out)
-    if positive not in ("in", "out"):
-        raise ValueError(f"positive is {positive!r}, not 'in' or 'out'")
-    sign = 1 if positive == "in" else -1
-    pair = (score_in, score_out)[::sign]
-    positives, negatives = (np.sort(sign * scores) for scores in pair)
-    thresholds = np.unique(np.concatenate([positives, negatives]))[::-1]
+    is_positive, ranks, values = _ranked(score_in, score_out, positive)
+    fpr, tpr, thresholds = metrics.roc_curve(
+        is_positive, ranks, drop_intermediate=False
+    )
+    # The first point of scikit-learn's is an infinite threshold: no positives.
     return Roc(
-        sign * thresholds,
-        len(positives) - np.searchsorted(positives, thresholds, side="left"),
-        len(negatives) - np.searchsorted(negatives, thresholds, side="left"),
+        values[thresholds[1:].astype(int)],
+        np.rint(tpr[1:] * is_positive.sum()).astype(int),
+        np.rint(fpr[1:] * (~is_positive).sum()).astype(int),
     )
 
 
-def _check(score_in, score_out):
-    score_in, score_out = np.asarray(score_in), np.asarray(score_out)
+def _ranked(score_in, score_out, positive="in"):
+    """Which examples are positive [N + M], their ranks from the most negative on,
+    equal scores having equal ranks [N + M], and the score of each rank.
+
+    Ranks instead of scores, since scikit-learn refuses infinite ones.
+    """
+    if positive not in ("in", "out"):
+        raise ValueError(f"positive is {positive!r}, not 'in' or 'out'")
+    both = []
     for name, scores in (("score_in", score_in), ("score_out", score_out)):
+        scores = np.asarray(scores)
         if scores.ndim != 1 or not len(scores):
             raise ValueError(f"{name} has shape {scores.shape}, expected [N], N > 0")
         if np.isnan(scores).any():
-            raise ValueError(f"{name} has {np.isnan(scores).sum()} NaN")
-    return score_in.astype(np.float64), score_out.astype(np.float64)
+            raise ValueError(
+                f"{name} has {np.isnan(scores).sum()} NaN of {len(scores)} scores,"
+                " expected numbers"
+            )
+        both.append(scores.astype(np.float64))
+    is_in = np.repeat([True, False], [len(scores) for scores in both])
+    values, ranks = np.unique(np.concatenate(both), return_inverse=True)
+    if positive == "in":
+        return is_in, ranks, values
+    return ~is_in, len(values) - 1 - ranks, values[::-1]
 
 
 def interpolations(key: jax.Array, x: jax.Array) -> jax.Array:
     """Means of pairs of images, each image in two pairs.  [N, ...] -> [N, ...].
 
-    JEM's "interpolation" set takes a batch and the one before it; here partners
-    are neighbours in a random ring, so that nobody meets itself if N > 1.
+    JEM's "interpolation" set takes a batch and the one before it; here pairs are
+    neighbours in a random ring, so that no image is its own partner if N > 1.
+    Floats keep their dtype; means of integers are float32, in the units of x.
     """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.float32)
     ring = jax.random.permutation(key, x)
     return (ring + jnp.roll(ring, 1, axis=0)) / 2
 
 
 def uniform_noise(key, shape, bounds=(-1.0, 1.0)) -> jax.Array:
-    """Images `shape` [N, H, W, C], every number uniform between the bounds."""
+    """Images `shape` [N, H, W, C], every entry uniform between the bounds."""
     return jax.random.uniform(key, shape, minval=bounds[0], maxval=bounds[1])
 
 
 def gaussian_noise(key, shape, std: float = 1.0, bounds=(-1.0, 1.0)) -> jax.Array:
-    """Every number normal around the bounds' middle, then clipped to them."""
+    """Every entry normal around the middle of the bounds, then clipped to them."""
     middle = (bounds[0] + bounds[1]) / 2
     return jnp.clip(middle + std * jax.random.normal(key, shape), *bounds)
 

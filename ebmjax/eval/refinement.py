@@ -1,8 +1,9 @@
-"""JEM-k: to classify, first let k SGLD steps pull the input towards the model.
+"""JEM-k: classification after k SGLD steps that move the input towards the model.
 
 Grathwohl et al. (2020), on robustness. A refined classifier is random, hence a
 function of a key too: an attack on it has to take the expectation over that key,
-and should let its gradient pass through the chain.
+and should let its gradient pass through the chain. Where a gradient in the chain
+is NaN, so are the refined image and its logits; see `attacks.is_correct`.
 """
 
 from collections.abc import Callable
@@ -32,13 +33,15 @@ def refine(
       are kept and each step is computed a second time on the way back, so the
       memory is that of one step and `num_steps` images.
     * "straight_through": the identity, as in the official attack script, which
-      moves the image behind autograd's back.
+      moves the image outside of automatic differentiation.
 
     An attack should try both and count the worse: straight-through does not see
     the chain and may overstate the robustness; and where the energy was never
     trained, as in a plain classifier, chains are rough, and the true gradient leads
     nowhere.
     """
+    if gradient not in ("true", "straight_through"):
+        raise ValueError(f"gradient is {gradient!r}, not 'true' or 'straight_through'")
 
     def energy_fn(x):
         return energy.from_logits(logits_fn(x))
@@ -49,10 +52,8 @@ def refine(
     state, _ = sgld.run(key, chain._replace(step=step), chain.init(x), num_steps)
     if gradient == "true":
         return state.position
-    if gradient == "straight_through":
-        zero = x - jax.lax.stop_gradient(x)  # whose derivative is one
-        return jax.lax.stop_gradient(state.position) + zero
-    raise ValueError(f"gradient is {gradient!r}, not 'true' or 'straight_through'")
+    zero = x - jax.lax.stop_gradient(x)  # whose derivative is one
+    return jax.lax.stop_gradient(state.position) + zero
 
 
 def refined_classifier(
@@ -73,9 +74,8 @@ def refined_classifier(
     def refined_logits(key, x):
         k_noise, k_chain = jax.random.split(key)
         copies = jnp.repeat(x, num_copies, axis=0)
-        copies += input_noise_std * jax.random.normal(
-            k_noise, copies.shape, copies.dtype
-        )
+        std = jnp.asarray(input_noise_std, x.dtype)
+        copies += std * jax.random.normal(k_noise, copies.shape, copies.dtype)
         refined = refine(
             k_chain,
             logits_fn,

@@ -1,6 +1,6 @@
-"""What has the model learnt?  Chains, and what it finds likely, for looking at.
+"""Chains, extremes and nearest neighbours: what a report shows of a model.
 
-Pictures are selected by index, so that who shows one can say how it was chosen.
+Pictures are selected by index, so that a report can say how they were chosen.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,9 @@ def chains(
 
 def extremes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the `count` largest, and of as many smallest, both from the
-    extreme inwards.  [N] -> two [count]; fewer if N is."""
+    extreme inwards.  [N] -> two [count]; fewer if N is. NaN raises ValueError."""
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
     order = np.argsort(scores, kind="stable")
     return order[::-1][:count], order[:count]
 
@@ -44,20 +46,26 @@ def extremes_per_class(
     scores: np.ndarray, labels: np.ndarray, count: int
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """`extremes` among the examples of each label that occurs.  [N], [N]."""
-    found = {}
+    selected = {}
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         best, worst = extremes(scores[members], count)
-        found[int(label)] = members[best], members[worst]
-    return found
+        selected[int(label)] = members[best], members[worst]
+    return selected
 
 
 def nearest(x: np.ndarray, train: np.ndarray, count: int) -> np.ndarray:
     """Indices of the `count` training images nearest to each of x, in L2.
 
     x [N, ...], train [M, ...], in the same units (uint8 or float) -> [N, count].
-    A sample that has a near double among them was learnt by heart.
+    A sample that nearly equals one of them was memorised. Raises ValueError where
+    shapes differ, or one of the two is uint8 and the other not.
     """
+    if x.shape[1:] != train.shape[1:] or (x.dtype == "u1") != (train.dtype == "u1"):
+        raise ValueError(
+            f"x is {x.dtype} {x.shape} and train {train.dtype} {train.shape}, expected"
+            " images of one shape in the same units"
+        )
     x = x.reshape(len(x), -1).astype(np.float32)
     squares = []
     for part in np.array_split(train, max(1, train.size // 2**24)):  # 64 MiB each
