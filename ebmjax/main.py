@@ -23,6 +23,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 cli.launch_flags()
+flags.adopt_module_key_flags(cli)
 
 
 def main(argv):
