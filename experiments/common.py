@@ -1,12 +1,12 @@
-"""What the experiments share: the runs that they read, and how they report them.
+"""Common code of the experiments: finding, training and evaluating runs, reports.
 
-An experiment is a module with `specs`, `PARTS` of the evaluation and `report`; run as
-`python -m experiments.NAME` it reads run directories, evaluates what has not been, and
-writes NAME.md and its pictures beside them:
+An experiment is a module with `specs`, the `PARTS` of the evaluation that it needs, and
+`report`. `python -m experiments.NAME` reads run directories, evaluates those that have
+not been evaluated, and writes NAME.md and its pictures beside them:
 
-    --runs=DIR   where the run directories are: runs/papers, or runs/papers-small
+    --runs=DIR   the folder of run directories: runs/papers, or runs/papers-small
     --train      train the runs that are missing or unfinished
-    --small      digits and a small network instead, for minutes on two CPU cores
+    --small      the digits and a small network: minutes on two CPU cores
 """
 
 import argparse
@@ -19,13 +19,13 @@ import ml_collections
 from absl import logging
 from matplotlib.figure import Figure
 
-from ebmjax import cli, config, presets, processes, runs, train
+from ebmjax import cli, config, presets, processes, rundir, runs, train
 from ebmjax.eval import charts
 from ebmjax.eval import run as evaluation
 
 
 class Spec(NamedTuple):
-    """A run: a file of configs/official, and what differs from it."""
+    """A run: a file of configs/official, and changes to it."""
 
     objective: str
     dataset: str = "cifar10"
@@ -50,19 +50,19 @@ class Result(NamedTuple):
     workdir: pathlib.Path
 
     def file(self, name: str) -> pathlib.Path:
-        """One of the files that the evaluation left."""
+        """A file that the evaluation wrote."""
         return self.workdir / evaluation.FOLDER / name
 
 
 class Report(NamedTuple):
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    pictures: dict[str, Figure | bytes]  # by what they show; bytes are PNG
+    pictures: dict[str, Figure | bytes]  # by caption; bytes are PNG
     notes: str = ""
 
 
 def shrink(c: ml_collections.ConfigDict) -> None:
-    """To the digits and a small network, and to what two cores do in minutes."""
+    """Changes `c` to the digits, a small network and minutes on two CPU cores."""
     presets.digits_data(c)
     presets.small(c)
     c.num_steps = 500
@@ -93,7 +93,7 @@ def main(
     parts: tuple[str, ...],
     report: Callable[[dict[Spec, Result]], Report],
 ) -> None:
-    """Finds or makes the runs of `specs(small)`, evaluates them, and writes."""
+    """Finds or trains the runs of `specs(small)`, evaluates them, writes the report."""
     name, args = arguments(doc)
     chosen = specs(args.small)
     try:
@@ -108,16 +108,18 @@ def main(
 
 
 def arguments(doc: str) -> tuple[str, argparse.Namespace]:
-    """The experiment's name and its flags; devices and cache are set up."""
+    """The name and the flags of the experiment; sets up devices and cache."""
     name = pathlib.Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(
         f"python -m experiments.{name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--small", action="store_true", help="minutes on a CPU")
-    parser.add_argument("--train", action="store_true", help="train what is missing")
-    parser.add_argument("--runs", type=pathlib.Path, help="where run directories are")
+    parser.add_argument(
+        "--small", action="store_true", help="digits and a small network"
+    )
+    parser.add_argument("--train", action="store_true", help="train missing runs")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder of run directories")
     args = parser.parse_args()
     if args.runs is None:
         args.runs = pathlib.Path("runs/papers-small" if args.small else "runs/papers")
@@ -135,14 +137,16 @@ def result(
     small: bool,
     may_train: bool,
 ) -> Result:
-    """The run's evaluation; trains and evaluates what is not there."""
+    """The evaluation of a run, which is trained and evaluated if need be."""
     c, workdir = spec.config(small), folder / spec.name(small)
-    if "samples" in parts and spec.objective != "classifier":  # one judge for all
+    if (
+        "samples" in parts and spec.objective != "classifier"
+    ):  # the same features for all
         classifier = folder / Spec("classifier", spec.dataset).name(small)
         c.eval.samples.extractor = str(classifier)
     if not is_finished(workdir, c):
         if not may_train:
-            raise FileNotFoundError(f"{workdir} holds no finished run: add --train")
+            raise FileNotFoundError(f"{workdir} holds no finished run; add --train")
         print(f"training {workdir}", flush=True)
         train.fit(c, str(workdir))
     numbers = evaluation.read(str(workdir))
@@ -159,7 +163,7 @@ def result(
 
 
 def is_finished(workdir: pathlib.Path, c: ml_collections.ConfigDict) -> bool:
-    if not (workdir / runs.CONFIG).exists():
+    if not (workdir / rundir.CONFIG).exists():
         return False
     try:
         return runs.load_with_config(str(workdir), c).step >= c.num_steps
@@ -167,20 +171,20 @@ def is_finished(workdir: pathlib.Path, c: ml_collections.ConfigDict) -> bool:
         return False
 
 
-def write(folder: pathlib.Path, name: str, doc: str, found: Report) -> str:
-    """NAME.md and its pictures in `folder`; returns the text."""
-    lines = [found.columns, ["---"] * len(found.columns), *found.rows]
+def write(folder: pathlib.Path, name: str, doc: str, report: Report) -> str:
+    """Writes NAME.md and its pictures to `folder`; returns the text."""
+    lines = [report.columns, ["---"] * len(report.columns), *report.rows]
     lines = [[cell.replace("|", "\\|") for cell in cells] for cells in lines]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     text = f"# {doc.strip().splitlines()[0]}\n\n{table}\n"
-    if found.notes:
-        text += f"\n{found.notes}\n"
+    if report.notes:
+        text += f"\n{report.notes}\n"
     folder.mkdir(parents=True, exist_ok=True)
-    for what, picture in found.pictures.items():
-        file = f"{name}-{what.replace(' ', '_')}.png"
+    for caption, picture in report.pictures.items():
+        file = f"{name}-{caption.replace(' ', '_')}.png"
         png = picture if isinstance(picture, bytes) else charts.png(picture)
         (folder / file).write_bytes(png)
-        text += f"\n![{what}]({file})\n"
+        text += f"\n![{caption}]({file})\n"
     (folder / f"{name}.md").write_text(text)
     return text
 
@@ -190,7 +194,7 @@ def percent(value: float) -> str:
 
 
 def label(spec: Spec) -> str:
-    """How a table names a run."""
+    """The name of a run in a table."""
     words = {
         "jem": "JEM",
         "jem_class_conditional": "JEM, class-conditional chains",

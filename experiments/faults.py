@@ -1,11 +1,11 @@
-"""Runs that are killed, starved and damaged, against one that is left alone.
+"""Injects faults into a run and compares it with an undisturbed one.
 
     python -m experiments.faults [--kills=20] [--seed=0]
 
-Trains JEM with an MLP on the digits as a program of its own, ends it with kill -9
-again and again, half of the times while a checkpoint is being written, starts it again
-each time, and compares parameters, chains and log with those of an undisturbed run.
-Then other faults, one each. Prints tables; ends with 1 if something is not the same.
+Trains JEM with an MLP on the digits in a program of its own, kills it again and again
+with kill -9, every second time while a checkpoint is being written, restarts it each
+time, and compares parameters, chains and log with those of an undisturbed run. Then
+injects other faults, one each. Prints tables; the exit code is 1 if anything differs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from ebmjax import checkpoint, writers
+from ebmjax import checkpoint, rundir, writers
 
 ROOT = pathlib.Path(__file__).parent.parent
 SETTINGS = {
@@ -44,9 +44,9 @@ SETTINGS = {
 
 class Kill(NamedTuple):
     when: str  # "training" or "saving"
-    step: int  # of the last line of the log
-    saved: int | None  # the newest checkpoint that is whole
-    cut_off: bool  # did it leave a part of one?
+    step: int  # of the last line in the log
+    saved: int | None  # step of the newest complete checkpoint
+    cut_off: bool  # whether it left an incomplete one
 
 
 def command(workdir, num_steps) -> list[str]:
@@ -61,14 +61,15 @@ def command(workdir, num_steps) -> list[str]:
 
 @contextlib.contextmanager
 def started(workdir, num_steps, largest_kib="unlimited"):
-    """The program; it does not outlive the block. What it tells is in *.log.
+    """The training program, which is killed at the end of the block; its output goes to
+    WORKDIR.log.
 
-    No file may grow beyond `largest_kib` KiB, as if the disk were full.
+    No file can grow beyond `largest_kib` KiB, as if the disk were full.
     """
     limited = ["bash", "-c", f'ulimit -f {largest_kib}; exec "$@"', "bash"]
-    with open(f"{workdir}.log", "w") as told:
+    with open(f"{workdir}.log", "w") as log:
         program = subprocess.Popen(
-            limited + command(workdir, num_steps), cwd=ROOT, stdout=told, stderr=told
+            limited + command(workdir, num_steps), cwd=ROOT, stdout=log, stderr=log
         )
         try:
             yield program
@@ -78,15 +79,15 @@ def started(workdir, num_steps, largest_kib="unlimited"):
 
 
 def train(workdir, num_steps, **limits) -> tuple[int, str]:
-    """-> exit code, and what it told."""
+    """The exit code and the output of a training."""
     with started(workdir, num_steps, **limits) as program:
         code = program.wait()
     return code, pathlib.Path(f"{workdir}.log").read_text()
 
 
 def kill(workdir, num_steps, when, rng) -> Kill | None:
-    """Starts it, and ends it with kill -9 at a random moment after its first new
-    checkpoint, or in the middle of one; None if it came to its end before that."""
+    """Starts a training and kills it at a random time after its first new checkpoint,
+    or while it writes one; None if the training ended before that."""
     before = newest(workdir)
     with started(workdir, num_steps) as program:
         while newest(workdir) == before and program.poll() is None:
@@ -106,16 +107,16 @@ def kill(workdir, num_steps, when, rng) -> Kill | None:
 
 
 def newest(workdir) -> int | None:
-    names = [path.name for path in (workdir / checkpoint.FOLDER).glob("*")]
+    names = [path.name for path in (workdir / rundir.CHECKPOINTS).glob("*")]
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def unfinished(workdir) -> list[pathlib.Path]:
-    return list((workdir / checkpoint.FOLDER).glob("*-tmp*"))
+    return list((workdir / rundir.CHECKPOINTS).glob("*-tmp*"))
 
 
 def differences(a, b) -> list[str]:
-    """What is not the same in two finished runs, to the bit: nothing, one hopes."""
+    """Names of what differs, in any bit, between two finished runs."""
     with checkpoint.manager(a, read_only=True) as ours:
         with checkpoint.manager(b, read_only=True) as theirs:
             steps = ours.latest_step(), theirs.latest_step()
@@ -123,69 +124,72 @@ def differences(a, b) -> list[str]:
                 checkpoint.restore_model(stored, step)
                 for stored, step in zip((ours, theirs), steps, strict=True)
             )
-    found = [] if steps[0] == steps[1] else [f"steps {steps[0]} and {steps[1]}"]
+    different = [] if steps[0] == steps[1] else [f"steps {steps[0]} and {steps[1]}"]
     leaves = zip(
         jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
     )
     for path, x, y in ((path, x, y) for (path, x), y in leaves):
         if not np.array_equal(x, y):
-            found.append(jax.tree_util.keystr(path))
+            different.append(jax.tree_util.keystr(path))
     if numbers(a) != numbers(b):
-        found.append(writers.METRICS)
-    return found
+        different.append(writers.METRICS)
+    return different
 
 
 def numbers(workdir) -> list[dict]:
-    """The log without what depends on the clock."""
+    """The log without timings."""
     lines = writers.read(workdir / writers.METRICS)
     return [{k: v for k, v in x.items() if k != "images_per_s"} for x in lines]
 
 
-def kills(folder, num_kills, num_steps, rng, tell) -> list[str]:
-    """Kills a run so many times.  -> how it differs from an undisturbed one."""
+def kills(folder, num_kills, num_steps, rng, report) -> list[str]:
+    """Kills a run `num_kills` times; its differences from an undisturbed one.
+
+    `report` takes the lines of a table.
+    """
     whole, killed = folder / "whole", folder / "killed"
-    code, told = train(whole, num_steps)
-    assert code == 0, told
-    tell("| kill | while | step of the log | newest whole checkpoint | a part of one |")
-    tell("| --- | --- | --- | --- | --- |")
+    code, output = train(whole, num_steps)
+    assert code == 0, output
+    report("| kill | during | step in the log | newest checkpoint | incomplete one |")
+    report("| --- | --- | --- | --- | --- |")
     for i in range(num_kills):
         done = kill(killed, num_steps, ("training", "saving")[i % 2], rng)
         if done is None:
-            raise RuntimeError(f"it ended before kill {i + 1}: take more steps")
+            raise RuntimeError(f"training ended before kill {i + 1}; use more steps")
         part = "left" if done.cut_off else "no"
-        tell(f"| {i + 1} | {done.when} | {done.step} | {done.saved} | {part} |")
-    code, told = train(killed, num_steps)
-    assert code == 0, told
+        report(f"| {i + 1} | {done.when} | {done.step} | {done.saved} | {part} |")
+    code, output = train(killed, num_steps)
+    assert code == 0, output
     return differences(whole, killed)
 
 
 def disk_full(folder, num_steps) -> tuple[str, list[str]]:
-    """Half of the run with 30 KiB for a file, which is less than the chains take."""
+    """Half of the run with at most 30 KiB a file, less than the chains take."""
     whole, starved = folder / "undisturbed", folder / "starved"
     train(whole, num_steps)
     train(starved, num_steps // 2)
-    code, told = train(starved, num_steps, largest_kib=30)
-    assert code == 1 and newest(starved) == num_steps // 2, told
+    code, output = train(starved, num_steps, largest_kib=30)
+    assert code == 1 and newest(starved) == num_steps // 2, output
     again, _ = train(starved, num_steps)
-    return told.strip().splitlines()[-1], differences(whole, starved) + [
+    return output.strip().splitlines()[-1], differences(whole, starved) + [
         f"exit code {again}"
     ] * bool(again)
 
 
 def truncated(folder, num_steps) -> tuple[str, list[str]]:
-    """All large files of the newest checkpoint lose their second half."""
+    """Cuts all large files of the newest checkpoint in half."""
     whole, cut = folder / "undisturbed", folder / "starved"
-    for file in (cut / checkpoint.FOLDER / str(num_steps)).rglob("*"):
+    for file in (cut / rundir.CHECKPOINTS / str(num_steps)).rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    code, told = train(cut, num_steps)
-    assert code == 0 and (cut / f"damaged-{num_steps}").exists(), told
-    said = [line for line in told.splitlines() if "cannot be read" in line]
-    return said[0], differences(whole, cut)
+    code, output = train(cut, num_steps)
+    assert code == 0 and (cut / f"damaged-{num_steps}").exists(), output
+    messages = [line for line in output.splitlines() if "cannot be read" in line]
+    return messages[0], differences(whole, cut)
 
 
 def two_at_once(folder, num_steps) -> tuple[str, list[str]]:
-    """The same workdir for two programs."""
+    """Two programs with the same workdir."""
     workdir = folder / "contested"
     with started(workdir, 1_000_000) as program:
         while not (workdir / writers.METRICS).exists() and program.poll() is None:
@@ -199,8 +203,8 @@ def two_at_once(folder, num_steps) -> tuple[str, list[str]]:
 
 
 FAULTS = {
-    "disk full while saving": disk_full,
-    "checkpoint cut off": truncated,
+    "disk full during a save": disk_full,
+    "truncated checkpoint": truncated,
     "two programs in one workdir": two_at_once,
 }
 
@@ -208,23 +212,24 @@ FAULTS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the random times")
     args = parser.parse_args()
-    logging.set_verbosity("error")  # orbax warns of what is only read
-    tell = functools.partial(print, flush=True)
+    logging.set_verbosity("error")  # not orbax's warnings
+    report = functools.partial(print, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         rng = random.Random(args.seed)
-        wrong = kills(folder, args.kills, 100 * args.kills, rng, tell)
-        tell(f"\nAfter {args.kills} kills, different: {', '.join(wrong) or 'nothing'}.")
-        tell("\n| fault | what it said | different in the end |")
-        tell("| --- | --- | --- |")
+        different = kills(folder, args.kills, 100 * args.kills, rng, report)
+        names = ", ".join(different) or "nothing"
+        report(f"\nDifferent after {args.kills} kills: {names}.")
+        report("\n| fault | message | different at the end |")
+        report("| --- | --- | --- |")
         for name, fault in FAULTS.items():
-            said, found = fault(folder, 80)
-            said = said.replace(str(folder), "DIR")
-            tell(f"| {name} | {said} | {', '.join(found) or 'nothing'} |")
-            wrong += found
-    sys.exit(bool(wrong))
+            message, found = fault(folder, 80)
+            message = message.replace(str(folder), "DIR")
+            report(f"| {name} | {message} | {', '.join(found) or 'nothing'} |")
+            different += found
+    sys.exit(bool(different))
 
 
 if __name__ == "__main__":

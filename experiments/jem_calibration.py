@@ -8,7 +8,7 @@ from experiments import common
 from experiments.common import Spec, percent
 
 PARTS = ("classification", "calibration")
-PAPER = {"classifier": "22.32 %", "jem": "4.87 %"}  # digits in the authors' figure
+PAPER = {"classifier": "22.32 %", "jem": "4.87 %"}  # printed in the authors' figure
 
 
 def specs(small):

@@ -1,9 +1,9 @@
-"""JEM's distal adversarials: noise changed until a class is certain.
+"""JEM's distal adversarial examples: noise, changed until a class is certain.
 
     python -m experiments.jem_distal --train [--small]
 
-In the paper's picture JEM's become images of the class, a classifier's stay noise. It
-gives no numbers; the steps that it took and log p(x) stand for them here.
+In the paper's figure JEM's turn into images of the class, and a classifier's stay
+noise. The paper gives no numbers; here they are the number of steps and log p(x).
 """
 
 import statistics
@@ -35,7 +35,7 @@ def report(results):
             )
         )
         pictures[spec.objective] = found.file("distal.png").read_bytes()
-    columns = ("model", "steps", "confidence", "log p(x) against noise's")
+    columns = ("model", "steps", "confidence", "log p(x) minus that of the noise")
     return common.Report(columns, rows, pictures, "Medians over the classes.")
 
 

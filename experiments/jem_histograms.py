@@ -1,8 +1,8 @@
-"""JEM, Table 2: histograms of log p(x) and of the approximate mass, in and out.
+"""JEM, Table 2: histograms of log p(x) and the approximate mass, in and out.
 
     python -m experiments.jem_histograms --train [--small]
 
-The paper shows pictures, no numbers; the table gives means and the AUROC.
+The paper shows pictures without numbers; the table gives means and the AUROC.
 """
 
 import numpy as np
@@ -29,8 +29,8 @@ def report(results):
             values = {name: scores[f"{name}/{score}"] for name in names}
             pictures[text.replace("(x)", "")] = charts.histograms(values, text)
             for name, x in values.items():
-                judged = sets.get(name, {}).get("scores")
-                auroc = f"{judged[score]['auroc']:.3f}" if judged else ""
+                metrics = sets.get(name, {}).get("scores")
+                auroc = f"{metrics[score]['auroc']:.3f}" if metrics else ""
                 rows.append((text, name, f"{x.mean():.3g} ± {x.std():.2g}", auroc))
     return common.Report(("score", "images", "mean ± std", "AUROC"), rows, pictures)
 

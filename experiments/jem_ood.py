@@ -2,7 +2,7 @@
 
     python -m experiments.jem_ood --train [--small]
 
-A plain classifier stands beside JEM. The paper's numbers, as recalled, are of networks
+For JEM and a plain classifier. The paper's numbers, from memory, are of networks
 trained on CIFAR-10.
 """
 
@@ -42,10 +42,10 @@ def report(results, paper=PAPER):
     return common.Report(("model", "score", "", *columns), rows, {}, note)
 
 
-def _auroc(judged, score):
-    if "error" in judged:
+def _auroc(result, score):
+    if "error" in result:
         return "not prepared"
-    return f"{judged['scores'][score]['auroc']:.2f}" if judged else ""
+    return f"{result['scores'][score]['auroc']:.2f}" if result else ""
 
 
 if __name__ == "__main__":

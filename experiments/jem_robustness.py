@@ -1,10 +1,10 @@
-"""JEM's robustness curves: accuracy under L∞ and L2 attacks, refined or not.
+"""JEM's robustness curves: accuracy under L∞ and L2 attacks, and of refinement.
 
     python -m experiments.jem_robustness --train [--small]
 
-JEM-k classifies after k SGLD steps from the input; its attacker differentiates through
-the chain. The paper's curves attack with straight-through gradients and so see more
-robustness; others report 4.28 % for JEM under AutoAttack at L∞ 8/255.
+JEM-k classifies after k SGLD steps from the input; the attack differentiates through
+the chain. The paper's curves use straight-through gradients, which are weaker and so
+show more robustness; others report 4.28 % for JEM under AutoAttack at L∞ 8/255.
 """
 
 from ebmjax.eval import charts, summary

@@ -1,9 +1,10 @@
-"""JEM's class-conditional samples, with and without classes in training's chains.
+"""JEM's class-conditional samples, from training with and without classes in chains.
 
     python -m experiments.jem_samples --train [--small]
 
-The paper's pictures are of 40,000 SGLD steps and more. Columns of new chains, which
-start from noise, are classes; distances are by features of a classifier trained beside.
+The paper's pictures take 40,000 SGLD steps and more. The columns of the new chains,
+which start from noise, are classes. Distances use the features of the classifier that
+is trained for this table.
 """
 
 from experiments import common

@@ -1,8 +1,8 @@
-"""JEM with few labels: cross-entropy sees some of them, p(x) all images.
+"""JEM with few labels: cross-entropy on the labelled images, p(x) on all images.
 
     python -m experiments.jem_semi_supervised --train [--small]
 
-The paper's program has the flag, --labels_per_class, and the paper no number for it.
+The paper's program has a flag for it, --labels_per_class, but the paper no number.
 """
 
 from experiments import common

@@ -2,15 +2,16 @@
 
     python -m experiments.jem_table1 --train [--small]
 
-The paper's scores are of Inception's features. Here they are of the classifier's own,
-which is trained beside, since Inception's weights cannot be shipped: compare rows.
+The paper's scores use Inception's features. Here they use the features of the
+classifier that is trained for this table, since Inception's weights cannot be shipped:
+compare only rows of this table.
 """
 
 from experiments import common
 from experiments.common import Spec, percent
 
 PARTS = ("classification", "samples")
-# Accuracy %, IS, FID. The first row as reported by others, the rest as recalled.
+# Accuracy %, IS, FID. JEM's as reported by others, the rest from memory.
 PAPER = {
     "jem": ("92.9", "8.76", "38.4"),
     "jem_joint": ("30.1", "6.36", "61.8"),

@@ -1,16 +1,16 @@
-"""What large runs need, before one has the machines: memory a device, and arithmetic.
+"""Estimates memory per device and arithmetic of large runs.
 
     python -m experiments.memory
     python -m experiments.memory --compile v5e:2x4
 
-Nothing is run. The first line counts: state, chains and images from their shapes;
-"kept" is what the forward pass of a device's batch (or of one part of it) leaves for
-the gradient, by the shapes of JAX's own residuals, before a compiler fuses any of it
-away, and with FSDP the parameters that a step gathers; operations are those of the
-convolutions in the traced step. The second compiles the step for eight chips of that
-kind as well, which need not be there (`pip install libtpu`; minutes a row), and reads
-memory and operations off the compiled program, which counts a loop's body once: JEM's
-chains as one step of their 20.
+Neither command trains anything. The first computes sizes of state, chains and images
+from their shapes. "Kept" is what the forward pass of a device's batch (or of one part
+of it) keeps for the gradient, by the shapes of JAX's residuals before compilation, and
+with FSDP the parameters that a step gathers. Operations are those of the convolutions
+in the traced step. The second also compiles the step for eight chips of that kind,
+which need not be present (`pip install libtpu`; minutes per row), and reports memory
+and operations of the compiled program. It counts the body of a loop once: of the 20
+steps of JEM's chains only one.
 """
 
 import argparse
@@ -74,18 +74,18 @@ PLANS = [
 
 
 def num_bytes(tree, axes=None) -> int:
-    """On a device, if what is `Spread` in `axes` lies on all of them."""
+    """Bytes on one device, which holds a part of each array that is `Spread`."""
 
     def one(axis, part):
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part))
         return size // (DEVICES if isinstance(axis, parallel.Spread) else 1)
 
-    found = jax.tree.map(one, axes, tree, is_leaf=lambda axis: axis is None)
-    return sum(jax.tree.leaves(found))
+    sizes = jax.tree.map(one, axes, tree, is_leaf=lambda axis: axis is None)
+    return sum(jax.tree.leaves(sizes))
 
 
 def arguments(plan: Plan):
-    """Shapes of what one device's step takes: state, data, batch, key."""
+    """Shapes of the arguments of one device's step: state, data, batch, key."""
     c = plan.config
     x = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
     key = jax.eval_shape(jax.random.key, 0)
@@ -103,7 +103,7 @@ def arguments(plan: Plan):
 
 
 def kept(plan: Plan) -> int:
-    """Bytes that wait for the backward pass."""
+    """Bytes that the forward pass keeps for the backward pass."""
     c = plan.config
     settings = recipe.settings(c, plan.num_classes)
     state, *_, key = arguments(plan)
@@ -141,7 +141,7 @@ def row(plan: Plan) -> list[str]:
     flops = convolution_flops(jax.make_jaxpr(step_of(plan))(state, *rest).jaxpr)
     resident = plan.num_images * 32 * 32 * 3
     if resident > plan.config.data.resident_mib * 2**20:
-        resident = 0  # it stays on the host
+        resident = 0  # they stay on the host
     chains = num_bytes(state.chains)
     here = num_bytes(state, layout(plan, state)) - chains
     gathered = num_bytes(state.params) if plan.config.parallel.fsdp else 0
@@ -151,7 +151,7 @@ def row(plan: Plan) -> list[str]:
 
 
 def compiled(plan: Plan, topology: str) -> jax.stages.Compiled:
-    """The step of all of its devices, without any of them."""
+    """The step compiled for all devices of a topology, which need not be present."""
     chips = topologies.get_topology_desc(topology, platform="tpu").devices
     if len(chips) != DEVICES:
         raise ValueError(f"{topology} has {len(chips)} chips: choose one of {DEVICES}")
@@ -189,20 +189,16 @@ def compiled_row(plan: Plan, topology: str) -> list[str]:
     return [*cells, f"{DEVICES * cost['flops'] / 1e12:,.0f}"]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
-    parser.add_argument("--only", default="", help="runs whose name has this in it")
-    flags = parser.parse_args()
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would ask a cloud that is not there
-    jax.config.update("jax_num_cpu_devices", DEVICES)  # over which FSDP spreads
-    columns = "run|state|chains|images|kept|together|10¹² operations a step".split("|")
-    if flags.compile:
-        columns += ["compiled: temporaries", "peak", "10¹² operations"]
-    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
-    for plan in (plan for plan in PLANS if flags.only in plan.name):
-        cells = row(plan) + (compiled_row(plan, flags.compile) if flags.compile else [])
-        print(f"| {' | '.join(cells)} |", flush=True)
+def main(): parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
+parser.add_argument("--only", default="", help="only runs whose name contains this")
+flags = parser.parse_args() os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would query
+the metadata server jax.config.update("jax_num_cpu_devices", DEVICES)  # for FSDP
+columns = "run|state|chains|images|kept|together|10¹² operations per step".split("|") if
+flags.compile: columns += ["compiled: temporaries", "peak", "10¹² operations"] print(f"|
+{' | '.join(columns)} |\n|{' --- |' * len(columns)}") for plan in (plan for plan in
+PLANS if flags.only in plan.name): cells = row(plan) + (compiled_row(plan,
+flags.compile) if flags.compile else []) print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

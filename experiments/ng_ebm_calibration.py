@@ -3,7 +3,7 @@
     python -m experiments.ng_ebm_calibration --train [--small]
 
 The paper's abstract: 2.5 times better on CIFAR-10, 7.5 times on CIFAR-100. Its program
-takes bins' midpoints for confidence; the usual ECE stands beside.
+takes the midpoints of bins as confidence; the table has this and the usual ECE.
 """
 
 import statistics

@@ -2,9 +2,9 @@
 
     python -m experiments.ng_ebm_cost [--small]
 
-Times the compiled step of each official config on random images, in turns, and counts
-the arithmetic of its convolutions. --small takes WRN-10-1 for WRN-28-10. Neither paper
-gives times; JEM's authors' users report 36 and 80 hours on one GPU.
+Times the compiled step of each official config on random images, alternately, and
+counts the operations of its convolutions. --small uses WRN-10-1 instead of WRN-28-10.
+Neither paper gives times; users of the JEM program report 36 and 80 hours on one GPU.
 """
 
 import functools
@@ -22,12 +22,12 @@ from experiments import common
 from experiments.common import Spec
 
 OBJECTIVES = ("classifier", "ng_ebm", "jem")
-ROUNDS = 7  # the first is not counted
-GPU = 10e12  # operations a second, to give the hours a scale
+ROUNDS = 7  # the first one warms up
+GPU = 10e12  # operations per second, for an estimate of hours
 
 
 def convolution_flops(jaxpr) -> int:
-    """Of all convolutions that a program does, loops counted as often as they run."""
+    """Operations of all convolutions that a program runs, those in loops included."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive in (conv.correlate, conv.input_grad, conv.weight_grad):
@@ -49,7 +49,7 @@ def _is_jaxpr(x):
 
 
 def compiled_step(c):
-    """-> a function that takes one step and waits for it, and its arithmetic."""
+    """A function that runs one step and waits for it, and the step's operations."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2 * c.batch_size, 32, 32, 3), np.uint8)
     label = rng.integers(0, 10, len(image)).astype(np.int32)

@@ -1,8 +1,8 @@
-"""NG-EBM's out-of-distribution figure: AUROC beside a classifier's and JEM's.
+"""NG-EBM's out-of-distribution figure: AUROC, with a classifier's and JEM's.
 
     python -m experiments.ng_ebm_ood --train [--small]
 
-The paper shows histograms; no table of it is known here. JEM's rows are of Table 3.
+The paper shows histograms and no table. JEM's rows are those of its Table 3.
 """
 
 from experiments import common, jem_ood

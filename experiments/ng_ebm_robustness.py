@@ -1,9 +1,9 @@
-"""NG-EBM's attack figure: robustness beside a classifier's and JEM's.
+"""NG-EBM's attack figure: robustness, with a classifier's and JEM's.
 
     python -m experiments.ng_ebm_robustness --train [--small]
 
-The paper's curves, L∞ to 20/255 and L2 to 250/255, attack classifiers that refine the
-image by one SGLD step first: JEM-1 here.
+The paper's curves, L∞ up to 20/255 and L2 up to 250/255, attack classifiers that first
+refine the image by one SGLD step: JEM-1 here.
 """
 
 from experiments import common, jem_robustness

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
+from ebmjax import kernels, models
 from ebmjax.kernels import conv as conv_module
 from ebmjax.kernels.conv import conv
 
@@ -254,9 +256,108 @@ def test_on_a_cpu_the_formulation_goes_by_shape(image, channels, kernel):
 
 def test_operands_that_do_not_fit_are_refused():
     x, w = operands((4, 4), 3, "float32")
-    with pytest.raises(ValueError, match="not \\[B, H, W, I\\]"):
+    with pytest.raises(ValueError, match="must have shapes \\[B, H, W, I\\]"):
         conv(x, w.swapaxes(2, 3))
     with pytest.raises(TypeError, match="bfloat16"):
         conv(x.astype("bfloat16"), w)
     with pytest.raises(ValueError, match="too large"):
         conv(x[:, :2], w)
+
+
+# `lax.conv_general_dilated`, and Flax's layer with it
+
+WRN_SHAPES = [  # image, kernel, stride, channels: those of WRN-28-1 on 32x32 images
+    (32, 3, 1, (3, 16)),
+    (32, 3, 2, (16, 32)),
+    (32, 1, 2, (16, 32)),
+    (16, 3, 1, (32, 32)),
+    (8, 3, 1, (64, 64)),
+]
+NHWC = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def counts(fn, *args):
+    """How many of ours and of XLA's convolutions a program has."""
+    text = str(jax.make_jaxpr(fn)(*args))
+    return text.count(" correlate["), text.count(" conv_general_dilated[")
+
+
+@pytest.mark.parametrize("image, kernel, stride, channels", WRN_SHAPES)
+def test_it_stands_in_for_that_of_lax(image, kernel, stride, channels):
+    args = (stride, stride), [(kernel // 2, kernel // 2)] * 2
+
+    def question(f, x, w):
+        convolve = lambda x, w: f(x, w, *args, **NHWC)  # noqa: E731
+        total = lambda x, w: energy(convolve, x, w).sum()  # noqa: E731
+        penalty = functools.partial(penalised, convolve)
+        return convolve(x, w), jax.grad(total, (0, 1))(x, w), jax.grad(penalty)(x, w)
+
+    with jax.enable_x64(True):
+        x, w = operands((image, image), kernel, channels=channels)
+        ours, theirs = (
+            jax.jit(functools.partial(question, f))(x, w)
+            for f in (kernels.conv_general_dilated, lax.conv_general_dilated)
+        )
+        same(ours, theirs)
+        ours = functools.partial(kernels.conv_general_dilated, **NHWC)
+        assert counts(lambda x, w: ours(x, w, *args), x, w) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "strides, padding, options, is_ours",
+    [
+        ((1, 1), "SAME", {}, True),
+        ((1, 1), "VALID", {}, True),
+        ((2, 2), "SAME", {}, False),  # one more zero at the end
+        ((1, 2), "VALID", {}, False),
+        ((1, 1), [(1, 1), (0, 0)], {}, False),
+        ((1, 1), [(-1, -1), (-1, -1)], {}, False),
+        ((1, 1), "VALID", {"rhs_dilation": (2, 2)}, False),
+        ((1, 1), [(1, 1), (1, 1)], {"lhs_dilation": (2, 1)}, False),
+        ((1, 1), "VALID", {"feature_group_count": 2}, False),
+        ((1, 1), "VALID", {"precision": "highest"}, False),
+        ((1, 1), "VALID", {"preferred_element_type": jnp.float64}, False),
+        ((1, 1), "VALID", {"dimension_numbers": ("NHWC", "OIHW", "NCHW")}, False),
+    ],
+)
+def test_what_ours_cannot_do_is_done_by_lax(strides, padding, options, is_ours):
+    with jax.enable_x64(True):
+        x, w = operands((8, 8), 3, "float32", channels=(4, 6))
+        if "feature_group_count" in options:
+            w = w[:, :, :2]
+        if "dimension_numbers" in options:
+            w = w.transpose(3, 2, 0, 1)
+        options = NHWC | options
+        ours, theirs = (
+            functools.partial(f, window_strides=strides, padding=padding, **options)
+            for f in (kernels.conv_general_dilated, lax.conv_general_dilated)
+        )
+        same(ours(x, w), theirs(x, w), rtol=2e-6)
+        assert counts(ours, x, w) == ((1, 0) if is_ours else (0, 1))
+
+
+@pytest.mark.parametrize("image, kernel, stride, channels", WRN_SHAPES)
+def test_flaxs_layer_with_it_is_our_layer(image, kernel, stride, channels):
+    """To the bit, parameters and their gradients too, by the same convolutions."""
+    init = models._torch_init(kernel**2 * channels[0])
+    theirs = nn.Conv(
+        channels[1],
+        (kernel, kernel),
+        strides=stride,
+        padding=kernel // 2,
+        kernel_init=init,
+        bias_init=init,
+        conv_general_dilated_cls=lambda: kernels.conv_general_dilated,
+    )
+    ours = models.Conv(channels[1], size=kernel, stride=stride)
+    x, _ = operands((image, image), kernel, "float32", channels=channels)
+
+    def question(module):
+        variables = module.init(jax.random.key(0), x)
+        total = lambda v, x: energy(lambda x, v: module.apply(v, x), x, v).sum()  # noqa: E731
+        grads = jax.jit(jax.grad(total, (0, 1)))(variables, x)
+        return variables, jax.jit(module.apply)(variables, x), grads
+
+    jax.tree.map(np.testing.assert_array_equal, question(ours), question(theirs))
+    variables = ours.init(jax.random.key(0), x)
+    assert counts(theirs.apply, variables, x) == counts(ours.apply, variables, x)

@@ -121,8 +121,8 @@ def test_what_fails_in_one_evaluating_process_ends_both(where, alone, tmp_path):
     run = trained(alone, tmp_path)
     flags, surroundings = ["--parts=classification"], {}
     if where == "where one writes":
-        odd, reason = 0, "eval.json.new"
-        (run / reason).mkdir()
+        odd, reason = 0, "eval"
+        (run / reason).touch()  # a file where pictures are to go
     else:
         odd, reason = 1, "evaluation: attacks failed: module 'foolbox' has no"
         (tmp_path / "foolbox.py").touch()
@@ -149,7 +149,7 @@ def test_four_devices_checkpoint_goes_on_with_two(processes, together, tmp_path)
     workdir = shutil.copytree(together.with_name("half"), tmp_path / "run")
     how = dict(devices=2 // processes, processes=processes)
     told = programs.run(workdir, NO_EVAL, **how)
-    assert "dealing chains of 4 devices to 2" in told
+    assert "resharding the chains of 4 devices to 2" in told
     assert runs.load(workdir).step == 8
     stored = state_of(workdir)[1]["chains"]["samples"]
     assert stored.shape == (2, 200, 8, 8, 1)

@@ -1,6 +1,6 @@
-"""What goes wrong outside: the run goes on as if it had not. More kills, and a table:
-python -m experiments.faults. Damaged checkpoints and claimed directories are in
-test_train.py, damaged data files in test_prepared.py.
+"""Faults from outside, after which a run ends as an undisturbed one. More kills, and a
+table: python -m experiments.faults. See also test_checkpoint.py and test_rundir.py;
+damaged data files are in test_prepared.py.
 """
 
 import random

@@ -76,8 +76,9 @@ def test_a_terminal_that_hangs_up_does_not_keep_a_program_from_saving(waiting):
     setsid += "os.execv(sys.argv[1], sys.argv[1:])"
     program = waiting(by=[sys.executable, "-c", setsid], **ends)
     os.close(end)
-    assert os.read(terminal, 100) == b"ready\r\n"
-    os.close(terminal)  # the connection is lost: the system sends SIGHUP
+    with open(terminal, "rb", buffering=0) as screen:
+        assert screen.readline() == b"ready\r\n"
+    # Closed, like a connection that is lost: the system sends SIGHUP.
     assert program.wait(timeout=20) == 75
 
 

@@ -1,27 +1,28 @@
-"""Two-dimensional convolution, with gradients that the backend does well.
+"""Two-dimensional convolution with gradients that are fast on a CPU.
 
-A convolution is one trilinear form: the sum of x · w · g over every pixel g of its
-output.  Leave out one of the three, and what remains is one operation of training:
+A convolution is one trilinear form: the sum of x * w * g over every pixel g of its
+output. Leaving out one of the three gives the three operations of training:
 
     y  = correlate(x, w)        the layer
-    dx = input_grad(g, w)       what a change of the output asks of the image
-    dw = weight_grad(x, g)      and of the kernel
+    dx = input_grad(g, w)       the gradient with respect to the image
+    dw = weight_grad(x, g)      the gradient with respect to the kernel
 
-Each is bilinear, and its derivatives are the other two.  So the three are closed
-under differentiation, to any order and in both modes, and each needs to be written
-well only once.  They are primitives because only a primitive may be linear for
-reverse mode and still have code of its own; `custom_vjp` would forbid forward mode.
+Each is bilinear, and its derivatives are the other two. So the three are closed under
+differentiation, to any order and in both modes, and each needs only one good
+implementation. They are primitives because only a primitive can be linear for reverse
+mode and have an implementation of its own; `custom_vjp` would rule out forward mode.
 
-On GPU and TPU the three are XLA's own.  On a CPU XLA emits dx with a transposed
-kernel layout, which falls to naive loops inside `scan`, `fori_loop` and `cond`
-(6 times slower than outside), and dw with a window as large as the image (2 to 14
-times slower than PyTorch).  Here dx is an ordinary convolution and dw a matrix
-product; where channels are many both, and y, are Winograd's, and where they are few
-several columns are made at once.  Each is chosen by shape, as `benchmarks` found.
+On GPU and TPU the three are XLA's own. On a CPU XLA emits dx with a transposed kernel
+layout, which inside `scan`, `fori_loop` and `cond` is computed by naive loops (6 times
+slower than outside), and dw with a window as large as the image (2 to 14 times slower
+than PyTorch). Here dx is an ordinary convolution and dw a matrix product; for many
+channels both, and y, use Winograd's algorithm, and for few channels several columns are
+computed at once. The shape decides, by measurements of `benchmarks`.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,20 +32,77 @@ from jax.interpreters import ad, batching, mlir
 
 from ebmjax.kernels import winograd
 
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+OVERHEAD = 8_000  # operations that XLA's YNNPACK spends between two pixels
+CACHE = 1_200_000  # bytes of the cache of one core
+
 
 def conv(x: jax.Array, w: jax.Array, *, stride: int = 1, padding: int = 0) -> jax.Array:
     """Cross-correlation, padded with `padding` zeros on both sides (as PyTorch).
 
-    x [B, H, W, I], w [h, w, I, O] -> [B, H', W', O].
+    x [B, H, W, I], w [h, w, I, O] -> [B, H', W', O]. Raises ValueError for shapes that
+    do not fit, TypeError for different dtypes.
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
-        raise ValueError(f"not [B, H, W, I] and [h, w, I, O]: {x.shape} and {w.shape}")
+        raise ValueError(
+            "x and w must have shapes [B, H, W, I] and [h, w, I, O], got"
+            f" {x.shape} and {w.shape}"
+        )
     if x.dtype != w.dtype:
-        raise TypeError(f"x and w differ in type: {x.dtype} and {w.dtype}")
+        raise TypeError(f"x and w must have one dtype, got {x.dtype} and {w.dtype}")
     geometry = Geometry(stride, padding, x.shape[1:3], w.shape[:2])
     if min(geometry.output) < 1:
-        raise ValueError(f"kernel {w.shape} too large for x {x.shape}, {padding=}")
+        raise ValueError(
+            f"a kernel of shape {w.shape} is too large for x of shape {x.shape} with"
+            f" padding {padding}"
+        )
     return correlate.bind(*_varying_alike(x, w), geometry=geometry)
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    **options: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated`, computed by `conv` where that can.
+
+    That is for NHWC images and HWIO kernels with one stride, the same padding on all
+    sides, and neither dilation nor groups nor a precision of their own. For Flax::
+
+        nn.Conv(..., conv_general_dilated_cls=lambda: conv_general_dilated)
+    """
+    pads = padding
+    if isinstance(padding, str) and lhs.ndim == 4:
+        sizes = lhs.shape[1:3], rhs.shape[:2]
+        pads = lax.padtype_to_pads(*sizes, window_strides, padding)
+    is_plain = (
+        lhs.ndim == 4
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        == lax.conv_dimension_numbers(lhs.shape, rhs.shape, LAYOUT)
+        and len({*window_strides}) == 1
+        and len({side for sides in pads for side in sides}) == 1
+        and pads[0][0] >= 0
+        and {*(lhs_dilation or (1,)), *(rhs_dilation or (1,))} == {1}
+        and all(x in (None, 1) for x in options.values())  # groups, precision
+        and lhs.dtype == rhs.dtype
+    )
+    if is_plain:
+        return conv(lhs, rhs, stride=window_strides[0], padding=pads[0][0])
+    return lax.conv_general_dilated(
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation,
+        rhs_dilation,
+        dimension_numbers,
+        **options,
+    )
 
 
 class Geometry(NamedTuple):
@@ -60,7 +118,7 @@ class Geometry(NamedTuple):
 
 
 def _varying_alike(x, w):
-    """Under `shard_map`, what devices share becomes each one's own, as in `jnp`."""
+    """Under `shard_map`, makes both operands vary over the same axes, as `jnp` does."""
     over = [jax.typeof(operand).manual_axis_type.varying for operand in (x, w)]
     missing = [tuple((over[0] | over[1]) - axes) for axes in over]
     return (
@@ -73,9 +131,7 @@ def _varying_alike(x, w):
 
 
 def _conv(x, w, strides, padding):
-    return lax.conv_general_dilated(
-        x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=LAYOUT)
 
 
 def xla_correlate(x, w, *, geometry):
@@ -107,14 +163,14 @@ def cpu_correlate(x, w, *, geometry):
 def cpu_input_grad(g, w, *, geometry):
     """Stride-1 convolutions of g, one for each phase of the stride, interleaved.
 
-    Image rows u = i, i + s, i + 2s, ... meet the same kernel rows, a = i + p mod s:
-    on them dx is the convolution of g with those rows, flipped.  So it is along the
-    width.  Stride 1 has one phase, and dx is one convolution.
+    Image rows u = i, i + s, i + 2s, ... meet the same kernel rows, a = i + p mod s: on
+    them dx is the convolution of g with those rows, flipped. The same holds along the
+    width. Stride 1 has one phase, so that dx is one convolution.
     """
     s = geometry.stride
 
     def taps(i, axis):
-        """The first kernel row of phase i, and the padding of g that it needs."""
+        """The first kernel row of phase i, and the padding of g for it."""
         p, k = geometry.padding, geometry.kernel[axis]
         skip, first = divmod(i + p, s)
         low = len(range(first, k, s)) - 1 - skip
@@ -126,7 +182,7 @@ def cpu_input_grad(g, w, *, geometry):
     def phase(i, j):
         (a, rows), (b, cols) = taps(i, 0), taps(j, 1)
         kernel = jnp.flip(w[a::s, b::s], (0, 1)).swapaxes(2, 3)
-        if kernel.size == 0:  # no kernel row comes here: a window below the stride
+        if kernel.size == 0:  # the window is smaller than the stride
             return jnp.zeros((g.shape[0], *half, w.shape[2]), g.dtype)
         return _cpu_conv(g, kernel, [rows, cols])
 
@@ -139,8 +195,8 @@ def cpu_input_grad(g, w, *, geometry):
 def cpu_weight_grad(x, g, *, geometry):
     """One matrix product over all pixels, of g and the windows of x.
 
-    The larger matrix comes second, as the backend's blocks would have it; and the
-    windows of a few images at a time, which a core's own cache holds.
+    The larger matrix comes second, which suits the blocks of the backend. The windows
+    are of as many images at a time as fit into the cache of one core.
     """
     (h, w), (rows, cols), s = geometry.kernel, geometry.output, geometry.stride
     p, inputs = geometry.padding, x.shape[3]
@@ -161,14 +217,14 @@ def cpu_weight_grad(x, g, *, geometry):
 
 
 def _cpu_conv(x, w, padding):
-    """At stride 1, in the way that is fastest for this shape."""
+    """At stride 1, by the implementation that is fastest for this shape."""
     if _winograd_fits(x, w, w.shape[:2], padding, channels=32):
         return winograd.correlate(x, w)
     return _conv_in_columns(x, w, padding)
 
 
 def _winograd_fits(x, other, kernel, padding, *, channels):
-    """Does it apply, and do inputs and outputs have so many channels?"""
+    """Does the algorithm apply, and are there at least `channels` on both sides?"""
     return (
         kernel == (3, 3)
         and padding == [(1, 1), (1, 1)]
@@ -179,12 +235,12 @@ def _winograd_fits(x, other, kernel, padding, *, channels):
 
 
 def _conv_in_columns(x, w, padding):
-    """A convolution that makes several columns of its output at once.
+    """A convolution that computes several columns of its output at once.
 
-    With few channels the backend spends its time between pixels, each of which
-    takes at least as long as `OVERHEAD` operations.  So n neighbours become one
-    pixel of n O channels, in a convolution of stride n along the width whose kernel
-    holds n copies of w, each shifted by one: more operations, less time.
+    For few channels the backend spends most of the time between pixels: each takes at
+    least as long as `OVERHEAD` operations. So n neighbours become one pixel of n O
+    channels, in a convolution of stride n along the width whose kernel holds n copies
+    of w, each shifted by one: more operations in less time.
     """
     kh, kw, inputs, outputs = w.shape
     width = x.shape[2] + sum(padding[1]) - kw + 1
@@ -201,18 +257,14 @@ def _conv_in_columns(x, w, padding):
     return y.reshape(*y.shape[:2], width, outputs)
 
 
-OVERHEAD = 8_000  # operations, of what XLA's YNNPACK does between two pixels
-CACHE = 1_200_000  # bytes: a core's own
-
-
 # --- The three primitives ------------------------------------------------------------
 
 
 def _primitive(name, result_shape, xla, cpu, batch_axes):
-    """A bilinear operation: its shape, its code, and its rule for `vmap`.
+    """A bilinear operation: its shape, its implementations, and its rule for `vmap`.
 
-    `batch_axes` names, for each operand, an axis that it passes on to the result, and
-    where: a batch of that operand alone is folded into that axis.
+    `batch_axes` has for each operand an axis that is also one of the result, and which:
+    a batch of that operand alone is folded into that axis.
     """
     primitive = Primitive(name)
 
@@ -231,7 +283,7 @@ def _primitive(name, result_shape, xla, cpu, batch_axes):
             result = primitive.bind(*folded, geometry=geometry)
             shape = (*result.shape[:out], size, -1, *result.shape[out + 1 :])
             return result.reshape(shape), out
-        # Grouped convolutions are slow nearly everywhere: one after the other.
+        # One after the other: grouped convolutions are slow nearly everywhere.
         operands = tuple(map(jnp.moveaxis, operands, axes, (0, 0)))
         return lax.map(lambda ab: primitive.bind(*ab, geometry=geometry), operands), 0
 

@@ -5,13 +5,13 @@ taps are a bilinear form in six inputs and the taps, of rank 6 instead of 12,
 
     y = AT [(G w) * (BT d)]                                        (one dimension)
 
-with constant matrices: polynomials of degree 3 and 2 are multiplied by their values
-at 0, 1, -1, 2, -2 and infinity. Once along the height and once along the width makes
-36 products for 4x4 outputs, where plain sums need 144. The products of all tiles and
-channels are 36 matrix products; the rest is additions of slices. Its rounding is
-some 10 to 20 times that of plain sums, 1e-5 at worst in float32: see its test.
+with constant matrices: polynomials of degree 3 and 2 are multiplied through their
+values at 0, 1, -1, 2, -2 and infinity. Applied along height and width this takes 36
+products for 4x4 outputs, where plain sums take 144. The products of all tiles and
+channels are 36 matrix products; the rest is additions of slices. The rounding error is
+10 to 20 times that of plain sums, at most 1e-5 in float32 (see the tests).
 
-The transforms want fast memory: the batch goes through it `TILES` tiles at a time.
+The transforms are bound by memory: the batch is processed `TILES` tiles at a time.
 """
 
 import jax
@@ -41,12 +41,12 @@ AT = (
     (0, 1, 1, 4, 4, 0),
     (0, 1, -1, 8, -8, 1),
 )
-TILES = 128  # 64 channels of so many are 1.2 MB transformed, a core's own cache
-FEW = 64  # channels, of `_tiles`
+TILES = 128  # transformed tiles of 64 channels fill the cache of one core, 1.2 MB
+FEW = 64  # up to so many channels `weight_grad` transposes the tiles
 
 
 def correlate(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Stride 1, one zero all around; H and W multiples of 4.
+    """A convolution of stride 1 and padding 1; H and W are multiples of 4.
 
     x [B, H, W, I], w [3, 3, I, O] -> [B, H, W, O].
     """
@@ -65,7 +65,7 @@ def correlate(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def weight_grad(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The transpose of `correlate` in w.
+    """The transpose of `correlate` with respect to w.
 
     x [B, H, W, I], g [B, H, W, O] -> [3, 3, I, O].
     """
@@ -84,7 +84,7 @@ def weight_grad(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _products(a, b, over):
-    """36 matrix products, sums over those axes of a and b."""
+    """36 matrix products, which sum over the axes `over` of a and b."""
     return lax.dot_general(a, b, (((over[0],), (over[1],)), ((0,), (0,))))
 
 
@@ -108,7 +108,7 @@ def _transpose(matrix):
 
 
 def _windows(x):
-    """BT of every 6x6 window, one each 4 pixels.  [B, H, W, C] -> [36, B H W / 16, C].
+    """BT of the 6x6 windows at every 4th pixel.  [B, H, W, C] -> [36, B H W / 16, C].
 
     The six columns of all windows are those of the 4x4 tiles, and with them the last
     column of the tile before and the first of the tile after.
@@ -126,10 +126,10 @@ def _windows(x):
 def _tiles(g, across=False):
     """The transpose of AT of every 4x4 tile.  [B, H, W, C] -> [36, B H W / 16, C].
 
-    `across`: [36, C, B H W / 16], with which XLA's YNNPACK takes the products, while
-    its Eigen asks for memory in each, and the threads of two devices wait for that.
-    The copy pays where channels are few, if it is one of g and not of its tiles:
-    hence the barrier.
+    With `across` [36, C, B H W / 16], for which XLA computes the products by YNNPACK.
+    Otherwise it uses Eigen, which allocates memory in each product, and the threads of
+    two devices wait for that. The copy pays for few channels, if g is copied and not
+    its tiles: hence the barrier.
     """
     fours = _in_fours(_in_fours(g, 2), 1)  # [B, H/4, 4, W/4, 4, C]
     if across:
@@ -147,18 +147,18 @@ def _in_fours(x, axis):
 
 
 def _shift(x, axis, by):
-    """Entry i moves to i + by, zeros come in."""
+    """Moves entry i to i + by and fills with zeros."""
     padding = [(by, -by, 0) if d == axis else (0, 0, 0) for d in range(x.ndim)]
     return lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
 def _images(x):
-    """How many have `TILES` tiles."""
+    """The number of images with `TILES` tiles."""
     return TILES * 16 // (x.shape[1] * x.shape[2])
 
 
 def in_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
-    """fn(*arrays) on at most `most` images at a time, its results stacked."""
+    """fn(*arrays) on at most `most` images at a time, the results stacked."""
     parts = _parts(most, arrays)
     if parts is None:
         return fn(*arrays)[None]
@@ -166,10 +166,10 @@ def in_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
 
 
 def sum_of_parts(most: int, fn, *arrays: jax.Array) -> jax.Array:
-    """fn(*arrays), a sum over images, of at most `most` at a time.
+    """fn(*arrays), which is a sum over images, on at most `most` at a time.
 
-    Added up one by one, in float32 at least: the backend's sum of stacked parts can
-    take longer than they.
+    The parts are added one by one, at least in float32: the backend's sum of stacked
+    parts can take longer than the parts.
     """
     parts = _parts(most, arrays)
     if parts is None:

@@ -1,9 +1,9 @@
 #!/bin/bash
-# One process a GPU on all nodes of a SLURM job, which requeues itself:
+# One process per GPU on all nodes of a SLURM job, which requeues itself:
 #
 #   CONFIG=configs/jem_cifar10.py WORKDIR=/shared/runs/jem sbatch experiments/launch/slurm.sh
 #
-# Submit it from the repository's folder; WORKDIR must be seen by all nodes.
+# Submit it from the root of the repository; all nodes must be able to write to WORKDIR.
 #SBATCH --job-name=ebmjax
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
@@ -15,9 +15,9 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
-# --gpus-per-node, not --gpus-per-task: JAX gives each task of a node the GPU of its
-# SLURM_LOCALID, and must see all of them to do so. --signal: 180 s before the time is
-# over, and when the job is preempted, every task gets SIGTERM, saves and exits with 75.
+# --gpus-per-node, not --gpus-per-task: JAX gives each task the GPU of its SLURM_LOCALID,
+# and must see all GPUs of the node for that. --signal: every task gets SIGTERM 180 s
+# before the time limit, and on preemption; it saves and exits with 75.
 
 srun --kill-on-bad-exit=1 \
     python -m ebmjax.main --config="$CONFIG" --workdir="$WORKDIR" --distributed
