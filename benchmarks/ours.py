@@ -10,7 +10,8 @@ import numpy as np
 from benchmarks import cases, worker
 
 
-def settings(case):
+def code(case):
+    """The recipe and the settings of a case, as `train_step` takes them."""
     from ebmjax import config, recipe
 
     c = config.default()
@@ -21,7 +22,10 @@ def settings(case):
     c.data.update({"pad": cases.PAD, "flip": True, "noise_std": cases.INPUT_NOISE})
     c.sgld.update({"step_size": cases.STEP_SIZE, "noise_std": cases.CHAIN_NOISE})
     c.sgld.update({"num_steps": cases.SGLD_STEPS, "reinit_prob": cases.REINIT_PROB})
-    return recipe.settings(c, cases.NUM_CLASSES)
+    return {
+        "recipe": recipe.from_config(c, cases.NUM_CLASSES),
+        "settings": recipe.settings(c, cases.NUM_CLASSES),
+    }
 
 
 def build(case, method="shard_map"):
@@ -31,19 +35,21 @@ def build(case, method="shard_map"):
 
     from ebmjax import parallel, train_step
 
-    s = settings(case)
+    recipe_and_settings = code(case)
     rng = np.random.default_rng(0)
     data = {
         "image": rng.integers(256, size=(cases.NUM_IMAGES, 32, 32, 3), dtype=np.uint8),
         "label": rng.integers(cases.NUM_CLASSES, size=cases.NUM_IMAGES, dtype=np.int32),
     }
     x = np.zeros((1, 32, 32, 3), np.float32)
-    state = train_step.init_state(jax.random.key(0), x, s, num_chains=cases.NUM_CHAINS)
+    state = train_step.init_state(
+        jax.random.key(0), x, **recipe_and_settings, num_chains=cases.NUM_CHAINS
+    )
     if state.chains is not None:
         chains = state.chains.samples.reshape(jax.device_count(), -1, *x.shape[1:])
         state = state.replace(chains=state.chains._replace(samples=chains))
     program = parallel.spmd(
-        functools.partial(train_step.train_step, settings=s),
+        functools.partial(train_step.train_step, **recipe_and_settings),
         in_axes=(train_step.AXES, None, 0, None),
         out_axes=(train_step.AXES, None),
         method=method,
@@ -67,14 +73,16 @@ def check(path, case, program, state, data, batch, key):
 
     from ebmjax import replay, train_step
 
-    s = settings(case)
+    recipe, s = code(case).values()
     devices, count = jax.device_count(), case.batch // jax.device_count()
     k_input, k_chains, _ = jax.random.split(
         jax.random.fold_in(jax.random.fold_in(key, 0), 0), 3
     )
     index = np.asarray(batch["index"]).reshape(-1)
     images = {name: jnp.asarray(np.asarray(x)[index]) for name, x in data.items()}
-    prepared = train_step._prepare(k_input, None, images, 0, s.inputs)
+    prepared = train_step.augment_batch(
+        k_input, None, images, augment_fn=recipe.augment
+    )
     found = {"x": prepared["image"], "labels": prepared["label"]}
     slots = []
     if case.objective == "jem":
@@ -86,11 +94,11 @@ def check(path, case, program, state, data, batch, key):
                 k_draw,
                 replay.Buffer(jnp.asarray(np.asarray(state.chains.samples)[device])),
                 jnp.zeros(count, jnp.int32),
-                reinit_prob=s.sampling.reinit_prob,
+                reinit_prob=s.chains.reinit_prob,
             )
             start.append(drawn.x)
             slots.append(np.asarray(drawn.slot))
-            keys = jax.random.split(k_run, s.sampling.num_steps)
+            keys = jax.random.split(k_run, s.chains.num_steps)
             noise.append([jax.random.normal(k, drawn.x.shape) for k in keys])
         found["start"] = np.concatenate(start)
         found["noise"] = np.concatenate(noise, 1)

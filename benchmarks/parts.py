@@ -48,11 +48,13 @@ def input_path():
     from ebmjax import parallel, train_step
 
     _, _, data, batch = ours.build(CLASSIFIER)
-    inputs = ours.settings(CLASSIFIER).inputs
+    augment_fn = ours.code(CLASSIFIER)["recipe"].augment
 
     def prepare(data, batch, key, axis_name):
         device = jax.lax.axis_index(axis_name)
-        return train_step._prepare(key, data, batch, device, inputs)
+        return train_step.augment_batch(
+            key, data, batch, augment_fn=augment_fn, device=device
+        )
 
     program = parallel.spmd(prepare, in_axes=(None, 0, None), out_axes=0)
     key = parallel.place(jax.random.key(0))
@@ -96,7 +98,7 @@ def attack():
     from ebmjax import batching, losses, parallel
     from ebmjax.eval import attacks
 
-    network = ours.settings(JEM).network
+    network = ours.code(JEM)["recipe"].network
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (JEM.batch, 32, 32, 3)).astype(np.float32)
     labels = rng.integers(cases.NUM_CLASSES, size=JEM.batch, dtype=np.int32)

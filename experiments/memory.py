@@ -91,6 +91,7 @@ def arguments(plan: Plan):
     key = jax.eval_shape(jax.random.key, 0)
     init = functools.partial(
         train_step.init_state,
+        recipe=recipe.from_config(c, plan.num_classes),
         settings=recipe.settings(c, plan.num_classes),
         num_chains=c.sgld.buffer_size // DEVICES,
     )
@@ -107,11 +108,12 @@ def kept(plan: Plan) -> int:
     c = plan.config
     settings = recipe.settings(c, plan.num_classes)
     state, *_, key = arguments(plan)
-    count = c.batch_size // DEVICES // settings.parts
+    count = c.batch_size // DEVICES // settings.accumulation_steps
     image = jax.ShapeDtypeStruct((count, 32, 32, 3), jnp.float32)
     batch = {"image": image, "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
-    drawn = objectives.Negatives(p_x=image if settings.weights.p_x else None)
-    kept_by = dict(network=settings.network, weights=settings.weights)
+    drawn = {"samples": image} if settings.objective.sampled else {}
+    network = recipe.network(c, plan.num_classes)
+    kept_by = dict(network=network, objective=settings.objective)
 
     def pullback(params, stats, batch, drawn, key):
         def loss(params):
@@ -119,13 +121,17 @@ def kept(plan: Plan) -> int:
 
         return jax.vjp(loss, params, has_aux=True)[1]
 
-    left = jax.eval_shape(pullback, state.params, state.stats, batch, drawn, key)
+    left = jax.eval_shape(pullback, state.params, state.model_state, batch, drawn, key)
     return num_bytes(left) - num_bytes(state.params)
 
 
 def step_of(plan: Plan, **kwargs):
-    settings = recipe.settings(plan.config, plan.num_classes)
-    return functools.partial(train_step.train_step, settings=settings, **kwargs)
+    return functools.partial(
+        train_step.train_step,
+        recipe=recipe.from_config(plan.config, plan.num_classes),
+        settings=recipe.settings(plan.config, plan.num_classes),
+        **kwargs,
+    )
 
 
 def layout(plan: Plan, state):
@@ -189,16 +195,22 @@ def compiled_row(plan: Plan, topology: str) -> list[str]:
     return [*cells, f"{DEVICES * cost['flops'] / 1e12:,.0f}"]
 
 
-def main(): parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
-parser.add_argument("--only", default="", help="only runs whose name contains this")
-flags = parser.parse_args() os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would query
-the metadata server jax.config.update("jax_num_cpu_devices", DEVICES)  # for FSDP
-columns = "run|state|chains|images|kept|together|10¹² operations per step".split("|") if
-flags.compile: columns += ["compiled: temporaries", "peak", "10¹² operations"] print(f"|
-{' | '.join(columns)} |\n|{' --- |' * len(columns)}") for plan in (plan for plan in
-PLANS if flags.only in plan.name): cells = row(plan) + (compiled_row(plan,
-flags.compile) if flags.compile else []) print(f"| {' | '.join(cells)} |", flush=True)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
+    parser.add_argument("--only", default="", help="only runs whose name contains this")
+    flags = parser.parse_args()
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no cloud
+    jax.config.update("jax_num_cpu_devices", DEVICES)  # for FSDP
+    columns = "run|state|chains|images|kept|together|10¹² operations per step".split(
+        "|"
+    )
+    if flags.compile:
+        columns += ["compiled: temporaries", "peak", "10¹² operations"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    for plan in (plan for plan in PLANS if flags.only in plan.name):
+        cells = row(plan) + (compiled_row(plan, flags.compile) if flags.compile else [])
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 import jax
 import numpy as np
 
-from ebmjax import parallel, recipe, train, train_step
+from ebmjax import augment, parallel, plan, recipe, train_step
 from ebmjax.kernels import conv
 from experiments import common
 from experiments.common import Spec
@@ -53,9 +53,9 @@ def compiled_step(c):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2 * c.batch_size, 32, 32, 3), np.uint8)
     label = rng.integers(0, 10, len(image)).astype(np.int32)
-    settings = recipe.settings(c, 10)
+    code = dict(recipe=recipe.from_config(c, 10), settings=recipe.settings(c, 10))
     program = parallel.spmd(
-        functools.partial(train_step.train_step, settings=settings),
+        functools.partial(train_step.train_step, **code),
         in_axes=(train_step.AXES, None, 0, None),
         out_axes=(train_step.AXES, None),
         method=c.parallel.method,
@@ -68,8 +68,10 @@ def compiled_step(c):
         batch["labelled"] = {"index": index + c.batch_size}
     batch = parallel.place(parallel.split(batch), 0)
     key = parallel.place(jax.random.key(0))
-    fresh = functools.partial(train.fresh_state, c, settings)
-    state = parallel.make(fresh, image[: c.batch_size], axes=train_step.AXES)
+    fresh = functools.partial(plan.fresh_state, c, *code.values())
+    state = parallel.make(
+        fresh, augment.to_float(image[: c.batch_size]), axes=train_step.AXES
+    )
     traced = jax.make_jaxpr(program)(state, resident, batch, key)
     flops = jax.device_count() * convolution_flops(traced.jaxpr)
 
