@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from ebmjax import models
 
@@ -121,3 +122,61 @@ def test_the_convnet_halves_twice_and_is_smooth():
     assert params["head"]["kernel"].shape == (2 * 2 * 4, 3)
     hessian = jax.hessian(lambda x: net.apply(params, stats, x)[0, 0])(X[:1])
     assert np.abs(hessian).max() > 0  # a ReLU network's is zero
+
+
+class Plain(nn.Module):
+    """A module of a user's: no `train`, no dropout, nothing sown."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(5)(x.reshape(len(x), -1))
+
+
+class HiddenBatchNorm(nn.Module):
+    """Batch statistics by the package's own layer, and no attribute that says so."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = models.Norm("batch")(x, train)
+        return nn.Dense(5)(x.mean(axis=(1, 2)))
+
+
+class FlaxNorms(nn.Module):
+    group: bool
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(8, (3, 3))(x)
+        norm = nn.GroupNorm(2) if self.group else nn.BatchNorm(not train)
+        x = nn.Dropout(0.5, deterministic=not train)(norm(x))
+        return nn.Dense(5)(x.mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    "module, independent, collections",
+    [
+        (Plain(), True, set()),
+        (HiddenBatchNorm(), False, {"batch_stats"}),
+        (FlaxNorms(group=False), False, {"batch_stats"}),
+        (FlaxNorms(group=True), True, set()),
+    ],
+    ids=["plain", "hidden", "batch", "group"],
+)
+def test_any_module_is_a_network(module, independent, collections):
+    net = models.network(module)
+    params, model_state = net.init(KEY, X)
+    assert set(model_state) == collections
+    logits, after = net.train(params, model_state, X, KEY)
+    assert logits.shape == net.features(params, model_state, X).shape == (4, 5)
+    assert jax.tree.structure(after) == jax.tree.structure(model_state)
+    changed = jax.tree.leaves(
+        jax.tree.map(lambda a, b: (a != b).any(), after, model_state)
+    )
+    assert all(changed)
+    assert models.examples_are_independent(net, X) is independent
+
+
+def test_statistics_over_devices_are_noticed_too():
+    module = models.WideResNet(10, 1, 5, norm="batch", axis_name="device")
+    net = models.network(module)
+    assert not models.examples_are_independent(net, X, axis_name="device")

@@ -197,3 +197,58 @@ def test_p_x_y_chains_stay_in_the_blocks_of_the_batch_labels():
     np.testing.assert_array_equal(
         np.sort(moved // 8), np.sort(np.asarray(BATCH["label"]))
     )
+
+
+def test_data_and_samples_have_dropout_of_their_own():
+    """Also where the input gradient takes the data in a pass by itself."""
+
+    def train(params, model_state, x, key):
+        return jax.random.uniform(key, (len(x), 3)) + 0 * x.sum(), model_state
+
+    network = models.Network(None, None, train, None, per_example=True)
+    watch = objectives.Term(lambda p: p.logits - p.sample_logits, ("data", "samples"))
+    objective = objectives.objective(
+        {"p_x": 1.0, "watch": 1.0, "approximate_mass": 1.0},
+        objectives.TERMS
+        | {
+            "watch": objectives.Term(
+                lambda p: p.logits - p.sample_logits, ("data", "samples")
+            )
+        },
+    )
+    _, aux = objectives.loss(
+        PARAMS,
+        {},
+        BATCH,
+        {"samples": BATCH["image"]},
+        KEY,
+        network=network,
+        objective=objective,
+    )
+    assert np.abs(aux.metrics["watch"]).min() > 0
+
+
+def test_a_term_of_ones_own_is_weighed_with_the_others():
+    double = objectives.Term(lambda p: 2.0 * p.energies.mean(), ("data",))
+    terms = objectives.TERMS | {"double": double}
+    mine = objectives.objective({"cross_entropy": 1.0, "double": 0.5}, terms)
+    value = loss(mine)(PARAMS)
+    logits = NETWORK.apply(PARAMS, {}, BATCH["image"])
+    expected = (
+        optax.softmax_cross_entropy_with_integer_labels(logits, BATCH["label"]).mean()
+        - jax.nn.logsumexp(logits, axis=-1).mean()
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "weights, terms, message",
+    [
+        ({"cross_entrpy": 1.0}, {}, "no such term; did you mean 'cross_entropy'"),
+        ({"cross_entropy": 0.0}, {}, "no term with a weight"),
+        ({"odd": 1.0}, {"odd": objectives.Term(sum, ("label",))}, "needs 'label'"),
+    ],
+)
+def test_an_objective_that_cannot_be_is_refused(weights, terms, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.objective(weights, objectives.TERMS | terms)

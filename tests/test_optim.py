@@ -1,5 +1,8 @@
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ebmjax import optim
@@ -45,3 +48,32 @@ def first_update(name, **kwargs):
 )
 def test_the_first_update_is_that_of_the_textbook(name, kwargs, expected):
     np.testing.assert_allclose(first_update(name, **kwargs), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_takes_the_gradient_a_step_of_length_rho_uphill(adaptive):
+    """In the metric of the parameters' own sizes if it is adaptive."""
+    params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array([0.5])}
+    visited = []
+
+    def grad_fn(params):
+        visited.append(params)
+        return jax.tree.map(lambda x: 3.0 * x**2, params), len(visited)
+
+    grads, aux = optim.sam(0.1, adaptive=adaptive)(grad_fn, params)
+    at, uphill = visited
+    moved = jax.tree.map(jnp.subtract, uphill, at)
+    size = (
+        jax.tree.map(jnp.abs, params)
+        if adaptive
+        else jax.tree.map(jnp.ones_like, params)
+    )
+    length = optax.tree.norm(jax.tree.map(jnp.divide, moved, size))
+    np.testing.assert_allclose(length, 0.1, rtol=1e-5)
+    direction = jax.tree.map(lambda x, s: 3.0 * x**2 * s**2, params, size)
+    cosine = optax.tree.vdot(moved, direction) / (
+        optax.tree.norm(moved) * optax.tree.norm(direction)
+    )
+    np.testing.assert_allclose(cosine, 1.0, rtol=1e-5)
+    chex.assert_trees_all_close(grads, jax.tree.map(lambda x: 3.0 * x**2, uphill))
+    assert aux == 1  # of the evaluation at the parameters themselves

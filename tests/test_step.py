@@ -8,7 +8,7 @@ import optax
 import pytest
 import tiny
 
-from ebmjax import augment, objectives, parallel, train_step
+from ebmjax import augment, objectives, optim, parallel, train_step
 
 KEY = jax.random.key(7)
 AUGMENTED = augment.standard(pad=1, flip=True, noise_std=0.1)
@@ -125,9 +125,23 @@ def test_four_devices_share_their_batch_statistics():
 
 
 def test_devices_have_chains_of_their_own():
-    state, _ = on_devices(tiny.case(**JEM))
+    """From equal buffers, without fresh starts: slots and noise alone differ."""
+    chains = objectives.ChainSettings(num_steps=1, reinit_prob=0.0)
+    case = tiny.case(**JEM, chains=chains)
+    state, batches = start(case, jax.device_count())
     samples = np.asarray(state.chains.samples)
-    assert len({x.tobytes() for x in samples}) == 4
+    samples[:] = samples[:1]
+    state = state.replace(chains=state.chains._replace(samples=samples))
+    program = parallel.spmd(
+        functools.partial(train_step.train_step, **case._asdict()),
+        in_axes=(train_step.AXES, None, 0, None),
+        out_axes=(train_step.AXES, None),
+    )
+    placed = parallel.place(state, train_step.AXES)
+    batch = parallel.place(batches[0], 0)
+    after = np.asarray(program(placed, None, batch, parallel.place(KEY))[0].chains[0])
+    assert len({x.tobytes() for x in after}) == 4
+    assert np.any(after != samples)
 
 
 def test_indices_into_resident_data_are_the_same_as_images():
@@ -225,3 +239,32 @@ def test_a_long_gradient_is_cut_to_the_norm_that_is_allowed():
         moved, still = length_of_step(clip_norm)
         np.testing.assert_allclose(moved, expected, rtol=1e-5)
         np.testing.assert_allclose(still, norm, rtol=1e-5)  # as it was before
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sharpness_aware_steps_are_the_same_on_one_device_and_on_four(adaptive):
+    case = tiny.case(**JEM).replace(gradient=optim.sam(0.1, adaptive=adaptive))
+    one, one_metrics = on_one(case, num_devices=4)
+    four, four_metrics = on_devices(case)
+    chex.assert_trees_all_close(one.params, four.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(one_metrics, four_metrics, rtol=1e-4)
+
+
+def test_a_gradient_function_sees_the_same_samples_every_time():
+    losses = []
+
+    def twice(grad_fn, params):
+        grads, aux = grad_fn(params)
+        again, _ = grad_fn(params)
+        losses.append(jax.tree.map(jnp.subtract, grads, again))
+        return grads, aux
+
+    case = tiny.case(**JEM).replace(gradient=twice)
+    state, (batch, _) = start(case, 1)
+    state = state.replace(chains=jax.tree.map(lambda x: x[0], state.chains))
+    flat = jax.tree.map(lambda x: x[0], batch)
+    train_step.train_step(state, None, flat, KEY, **case._asdict())
+    (difference,) = losses
+    chex.assert_trees_all_close(
+        difference, jax.tree.map(jnp.zeros_like, difference), atol=1e-7
+    )
