@@ -31,6 +31,17 @@ def load_config(
         c = _from_json(path, variant)
     else:
         c = _from_file(path, variant)
+    override(c, arguments)
+    return c
+
+
+def override(
+    c: ml_collections.ConfigDict, arguments: list[str] | tuple[str, ...]
+) -> None:
+    """Sets the keys of overrides --config.key=value.
+
+    Raises ValueError for an argument that is none, an unknown key or a wrong value.
+    """
     for argument in arguments:
         match = OVERRIDE.fullmatch(argument)
         if match is None:
@@ -38,11 +49,9 @@ def load_config(
         _, key, text = match.groups()
         known = config.flatten(c)
         if key not in known:
-            raise ValueError(
-                f"{argument}: config has no key {key!r}{config.nearest(key, known)}"
-            )
+            near = config.nearest(key, known)
+            raise ValueError(f"{argument}: config has no key {key!r}{near}")
         config.assign(c, key, config.parse(key, text))
-    return c
 
 
 def recipe_of(source: str, c: ml_collections.ConfigDict) -> Any:
