@@ -42,6 +42,7 @@ def override(
 
     Raises ValueError for an argument that is none, an unknown key or a wrong value.
     """
+    given = set()
     for argument in arguments:
         match = OVERRIDE.fullmatch(argument)
         if match is None:
@@ -51,7 +52,11 @@ def override(
         if key not in known:
             near = config.nearest(key, known)
             raise ValueError(f"{argument}: config has no key {key!r}{near}")
-        config.assign(c, key, config.parse(key, text))
+        value = config.parse(key, text)
+        if isinstance(value, tuple) and key in given:
+            raise ValueError(f"{argument}: {key} is given twice; list its entries: a,b")
+        config.assign(c, key, value)
+        given.add(key)
 
 
 def recipe_of(source: str, c: ml_collections.ConfigDict) -> Any:
@@ -74,8 +79,7 @@ def find_config(source: str) -> tuple[pathlib.Path, str | None]:
     local = pathlib.Path(name).expanduser()
     shipped = pathlib.PurePosixPath(name.removeprefix("configs/").removesuffix(".py"))
     folder = _config_folder()
-    candidates = [local, local.with_name(f"{local.name}.py"), folder / f"{shipped}.py"]
-    for path in candidates:
+    for path in (local, pathlib.Path(f"{local}.py"), folder / f"{shipped}.py"):
         if path.is_file():
             return path, variant
     names = [p.relative_to(folder).with_suffix("") for p in folder.rglob("*.py")]
