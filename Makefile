@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all golden lint bench clean
 
 demo: .venv/ready  ## train JEM on the handwritten digits, evaluate it, report
 	$(BIN)/python -m ebmjax.main --config=configs/jem_digits.py
@@ -12,6 +12,11 @@ test: .venv/ready  ## the tests that take up to ten seconds each
 
 test-all: .venv/ready  ## every test
 	$(BIN)/python -m pytest -n 2
+
+golden: .venv/ready  ## rewrites tests/golden after an intended change
+	$(BIN)/python -m pip install --quiet -e '.[torch]' -c constraints.txt
+	$(BIN)/python tests/golden_configs.py
+	$(BIN)/python tests/golden_parity.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

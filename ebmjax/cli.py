@@ -16,6 +16,7 @@ from absl import logging as absl_logging
 from ebmjax import config
 from ebmjax.config_file import OVERRIDE, sentence
 from ebmjax.config_file import load_config as load_config
+from ebmjax.config_file import override as override
 from ebmjax.config_file import recipe_of as recipe_of
 from ebmjax.config_file import unexpected as unexpected
 

@@ -31,6 +31,18 @@ def load_config(
         c = _from_json(path, variant)
     else:
         c = _from_file(path, variant)
+    override(c, arguments)
+    return c
+
+
+def override(
+    c: ml_collections.ConfigDict, arguments: list[str] | tuple[str, ...]
+) -> None:
+    """Sets the keys of overrides --config.key=value.
+
+    Raises ValueError for an argument that is none, an unknown key or a wrong value.
+    """
+    given = set()
     for argument in arguments:
         match = OVERRIDE.fullmatch(argument)
         if match is None:
@@ -38,11 +50,13 @@ def load_config(
         _, key, text = match.groups()
         known = config.flatten(c)
         if key not in known:
-            raise ValueError(
-                f"{argument}: config has no key {key!r}{config.nearest(key, known)}"
-            )
-        config.assign(c, key, config.parse(key, text))
-    return c
+            near = config.nearest(key, known)
+            raise ValueError(f"{argument}: config has no key {key!r}{near}")
+        value = config.parse(key, text)
+        if isinstance(value, tuple) and key in given:
+            raise ValueError(f"{argument}: {key} is given twice; list its entries: a,b")
+        config.assign(c, key, value)
+        given.add(key)
 
 
 def recipe_of(source: str, c: ml_collections.ConfigDict) -> Any:
@@ -65,8 +79,7 @@ def find_config(source: str) -> tuple[pathlib.Path, str | None]:
     local = pathlib.Path(name).expanduser()
     shipped = pathlib.PurePosixPath(name.removeprefix("configs/").removesuffix(".py"))
     folder = _config_folder()
-    candidates = [local, local.with_name(f"{local.name}.py"), folder / f"{shipped}.py"]
-    for path in candidates:
+    for path in (local, pathlib.Path(f"{local}.py"), folder / f"{shipped}.py"):
         if path.is_file():
             return path, variant
     names = [p.relative_to(folder).with_suffix("") for p in folder.rglob("*.py")]

@@ -27,7 +27,7 @@ flags.adopt_module_key_flags(cli)
 
 
 def main(argv):
-    if _CONFIG.value is None:
+    if not _CONFIG.value:
         raise ValueError("--config is missing; for instance --config=jem_digits")
     c = cli.load_config(_CONFIG.value, argv[1:])
 

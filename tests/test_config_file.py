@@ -70,6 +70,13 @@ def test_overrides_are_read_by_the_type_of_their_key():
     assert (c.seed, c.eval.ood.sets) == (3, ("uniform", "./photos"))
 
 
+def test_the_last_override_counts_but_a_list_is_given_once():
+    assert load_config("jem_digits", ["--config.seed=3", "--config.seed=4"]).seed == 4
+    twice = ["--config.eval.ood.sets=uniform", "--config.eval.ood.sets=constant"]
+    with pytest.raises(ValueError, match="eval.ood.sets is given twice; list its"):
+        load_config("jem_digits", twice)
+
+
 def test_a_users_term_can_be_overridden(write):
     write("mine.py", 'get_config = lambda: config.default(terms=("mine",))')
     assert load_config("mine", ["--config.objective.mine=2"]).objective.mine == 2.0
@@ -160,6 +167,8 @@ def test_what_is_wrong_in_a_recipe_is_told_with_its_line(write):
         ("official/jem", "did you mean 'official/jem_cifar10"),
         ("no/where.py", "no config 'no/where.py'"),
         ("configs", "no config 'configs'"),
+        ("/", "no config '/'"),
+        ("", "no config ''"),
     ],
 )
 def test_a_config_that_is_not_there_is_refused(source, message, tmp_path, monkeypatch):

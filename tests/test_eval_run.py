@@ -313,7 +313,7 @@ def test_distal_examples_gain_confidence(attacked):
 def test_foolbox_judges_the_same_images(run):
     pytest.importorskip("foolbox")  # an extra
     c = run.config.eval.attacks
-    c.judge, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
+    c.crosscheck, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
     c.num_steps, c.step_share, c.batch_size = 20, 0.1, 8
     found = robustness.attacked(run, watch).numbers["norms"]["linf"]
     ours = [row["accuracy"] for row in found["sweep"]]
@@ -326,7 +326,7 @@ def test_foolbox_judges_the_same_images(run):
 def test_the_judge_is_asked_for_by_name_where_it_is_missing(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox", None)
     c = run.config.eval.attacks
-    c.judge, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
+    c.crosscheck, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
     with pytest.raises(ImportError, match=r"pip install 'ebmjax\[foolbox\]'"):
         robustness.attacked(run, watch)
 

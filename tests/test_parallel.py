@@ -169,8 +169,8 @@ def test_rematerialisation_changes_the_memory_and_nothing_else():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"objective.energy_variance": 1.0}, "objective.energy_variance, which takes"),
-        ({"model.norm": "batch"}, "which takes its mean over the whole batch"),
+        ({"objective.energy_variance": 1.0}, "objective.energy_variance, which is a"),
+        ({"model.norm": "batch"}, "which is a statistic of the whole batch"),
     ],
 )
 def test_what_is_of_the_whole_batch_does_not_go_in_parts(changes, message):

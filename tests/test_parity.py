@@ -12,6 +12,7 @@ from ebmjax import train_step as steps
 from ebmjax.interop import state_dict
 
 torch = pytest.importorskip("torch")
+import golden_parity  # noqa: E402
 import torch_reference as reference  # noqa: E402
 from torch_trained import (  # noqa: E402
     NORMS,
@@ -287,3 +288,15 @@ def test_chains_see_batch_norm_in_either_mode(train_mode):
     )
     assert np.abs(right - wrong).max() > 1e-2
     assert_close(state.chains.samples, right, 1e-4, "buffer")
+
+
+def test_the_golden_values_are_those_of_the_reference():
+    """After an intended change: python tests/golden_parity.py"""
+    values = golden_parity.generate()
+    stored = np.load(golden_parity.FILE)
+    assert set(stored) == set(values)
+    for name, value in values.items():
+        if np.asarray(value).dtype.kind == "U":
+            assert (stored[name] == value).all(), name
+        else:
+            np.testing.assert_allclose(stored[name], value, rtol=1e-9, atol=1e-9)

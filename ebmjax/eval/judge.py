@@ -14,7 +14,8 @@ def modules():
         import foolbox
     except ImportError as error:
         raise ImportError(
-            "config.eval.attacks.judge needs foolbox: pip install 'ebmjax[foolbox]'"
+            "config.eval.attacks.crosscheck needs foolbox:"
+            " pip install 'ebmjax[foolbox]'"
         ) from error
     return eagerpy, foolbox
 

@@ -17,7 +17,7 @@ def attacked(run: runs.Run, watch: Watch) -> Found:
     """Accuracy under attack, distances to the nearest mistake, refined classifiers
     under attack, and distal adversarial examples."""
     c, test = run.config.eval.attacks, run.splits().test
-    if c.judge:
+    if c.crosscheck:
         # Missing ones are missed before anything that takes long.
         processes.on_every_process(judge.modules)
     test = test.take(slice(c.num_images))
@@ -43,7 +43,7 @@ def attacked(run: runs.Run, watch: Watch) -> Found:
             distances = _distances(run, x, labels, norm, watch)
             numbers["norms"][norm]["distances"] = distances
             numbers["norms"][norm]["max_eps"] = _max_eps(c, norm)
-        if c.judge:
+        if c.crosscheck:
             watch(f"{norm}: foolbox on the same images")
             numbers["norms"][norm]["judge"] = _judged(run, x, labels, norm, rows)
     refined = x[: c.refine_images], labels[: c.refine_images]
