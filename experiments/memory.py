@@ -189,16 +189,21 @@ def compiled_row(plan: Plan, topology: str) -> list[str]:
     return [*cells, f"{DEVICES * cost['flops'] / 1e12:,.0f}"]
 
 
-def main(): parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
-parser.add_argument("--only", default="", help="only runs whose name contains this")
-flags = parser.parse_args() os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would query
-the metadata server jax.config.update("jax_num_cpu_devices", DEVICES)  # for FSDP
-columns = "run|state|chains|images|kept|together|10¹² operations per step".split("|") if
-flags.compile: columns += ["compiled: temporaries", "peak", "10¹² operations"] print(f"|
-{' | '.join(columns)} |\n|{' --- |' * len(columns)}") for plan in (plan for plan in
-PLANS if flags.only in plan.name): cells = row(plan) + (compiled_row(plan,
-flags.compile) if flags.compile else []) print(f"| {' | '.join(cells)} |", flush=True)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
+    parser.add_argument("--only", default="", help="only runs whose name contains this")
+    flags = parser.parse_args()
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would query the metadata server
+    jax.config.update("jax_num_cpu_devices", DEVICES)  # for FSDP
+    columns = "run|state|chains|images|kept|together".split("|")
+    columns += ["10¹² operations per step"]
+    if flags.compile:
+        columns += ["compiled: temporaries", "peak", "10¹² operations"]
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    for plan in (plan for plan in PLANS if flags.only in plan.name):
+        cells = row(plan) + (compiled_row(plan, flags.compile) if flags.compile else [])
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
