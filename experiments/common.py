@@ -115,11 +115,9 @@ def arguments(doc: str) -> tuple[str, argparse.Namespace]:
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--small", action="store_true", help="digits and a small network"
-    )
+    parser.add_argument("--small", action="store_true", help="digits, small network")
     parser.add_argument("--train", action="store_true", help="train missing runs")
-    parser.add_argument("--runs", type=pathlib.Path, help="folder of run directories")
+    parser.add_argument("--runs", type=rundir.expand, help="folder of run directories")
     args = parser.parse_args()
     if args.runs is None:
         args.runs = pathlib.Path("runs/papers-small" if args.small else "runs/papers")
@@ -139,9 +137,8 @@ def result(
 ) -> Result:
     """The evaluation of a run, which is trained and evaluated if need be."""
     c, workdir = spec.config(small), folder / spec.name(small)
-    if (
-        "samples" in parts and spec.objective != "classifier"
-    ):  # the same features for all
+    if "samples" in parts and spec.objective != "classifier":
+        # The same features for all.
         classifier = folder / Spec("classifier", spec.dataset).name(small)
         c.eval.samples.extractor = str(classifier)
     if not is_finished(workdir, c):

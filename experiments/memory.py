@@ -200,11 +200,10 @@ def main():
     parser.add_argument("--compile", metavar="TOPOLOGY", help="for instance v5e:2x4")
     parser.add_argument("--only", default="", help="only runs whose name contains this")
     flags = parser.parse_args()
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no cloud
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would query the metadata server
     jax.config.update("jax_num_cpu_devices", DEVICES)  # for FSDP
-    columns = "run|state|chains|images|kept|together|10¹² operations per step".split(
-        "|"
-    )
+    columns = "run|state|chains|images|kept|together".split("|")
+    columns += ["10¹² operations per step"]
     if flags.compile:
         columns += ["compiled: temporaries", "peak", "10¹² operations"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
