@@ -24,7 +24,7 @@ def joint_from_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """E(x, y) = -f(x)[y].  [B, K], [B] int -> [B].
 
     A label outside 0..K-1 raises ValueError where its value is known, and gives
-    NaN where it is traced, as under `jax.jit`.
+    NaN where it is traced, as under jit.
     """
     chex.assert_rank([logits, labels], [2, 1])
     chex.assert_equal_shape_prefix([logits, labels], 1)
@@ -101,7 +101,7 @@ def check_labels(labels: jax.Array, num_classes: int) -> None:
 def known_value(x: jax.Array) -> np.ndarray | None:
     """x for checks that cannot be compiled; None where its values are not known.
 
-    They are not under a transformation such as `jax.jit`, where x is traced, nor
+    They are not under a transformation such as jit, where x is traced, nor
     where other processes hold a part of x.
     """
     if isinstance(x, jax.core.Tracer):

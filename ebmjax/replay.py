@@ -79,7 +79,7 @@ def draw(
 
     Raises ValueError for a buffer that does not divide into `num_blocks`, and for
     labels outside 0..num_blocks-1 where their values are known. Where they are
-    traced, as under `jax.jit`, such a label gives NaN for x, and a slot past the
+    traced, as under jit, such a label gives NaN for x, and a slot past the
     end, which `put` ignores.
     """
     samples = buffer.samples

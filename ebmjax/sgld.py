@@ -71,7 +71,7 @@ def sgld(
 
     The position keeps its dtype, whatever those of step_size and noise_std. A
     gradient that is NaN makes its chain NaN, and `Info.grad_norm` NaN from that step
-    on: under `jax.jit` look there; see also `run`.
+    on: under jit look there; see also `run`.
     """
     if clip_grad < 0 or clip_x < 0:
         raise ValueError(
@@ -121,7 +121,7 @@ def run(
 
     Warns (RuntimeWarning) if a position ends with an entry that is not finite,
     because the gradient was not or the steps diverged. Under a transformation such
-    as `jax.jit` values are not known and there is no warning: check the result.
+    as jit values are not known and there is no warning: check the result.
     """
 
     def body(state, key):

@@ -527,7 +527,7 @@ def test_the_size_of_the_gradient_does_not_matter(norm, slope):
 
     options = dict(norm=norm, eps=0.4, loss="margin")
     found = pgd(KEY, logits, x, labels, step_size=0.1, random_start=False, **options)
-    np.testing.assert_allclose(found, x + 0.4 * direction, atol=1e-3)
+    np.testing.assert_allclose(found, x + 0.4 * direction[None], atol=1e-3)
 
 
 def test_distal_examples_move_where_the_gradient_is_tiny():
@@ -549,29 +549,51 @@ def test_distal_examples_move_where_the_gradient_is_tiny():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("logits_dtype", [jnp.bfloat16, jnp.float64])
-def test_the_dtype_of_x_decides(dtype, logits_dtype):
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-        x = jnp.full((2, 3), 0.5, dtype)
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_dtype_of_x_decides(dtype, logits_dtype, norm):
+    number = np.float64
 
-        def logits(x):
-            return linear(x.astype(logits_dtype), jnp.arange(3, dtype=logits_dtype))
+    def logits(x):
+        return linear(x.astype(logits_dtype), jnp.arange(3, dtype=logits_dtype))
 
-        labels, number = jnp.ones(2, int), np.float64
-        bounds = number(-1), number(1)
-        sizes = dict(eps=number(0.1), step_size=number(0.03), num_steps=np.int64(2))
-        search = dict(max_eps=number(1), relative_step_size=number(0.3), num_steps=2)
-        for norm in NORMS:
-            options = dict(norm=norm, bounds=bounds)
-            found = attacks.pgd(KEY, logits, x, labels, **sizes, **options)
-            near = attacks.minimal_distance(
-                KEY, logits, x, labels, num_rounds=2, **search, **options
-            )
-            step = attacks.fgsm(logits, x, labels, eps=number(0.1), **options)
-            assert {a.dtype for a in (found, near.x, near.distance, step)} == {x.dtype}
-        climbed = attacks.distal(
-            logits, x, labels, step_size=number(0.1), num_steps=2, bounds=bounds
+    def all_attacks(x, labels):
+        options = dict(norm=norm, bounds=(number(-1), number(1)))
+        found = attacks.pgd(
+            KEY,
+            logits,
+            x,
+            labels,
+            eps=number(0.1),
+            step_size=number(0.03),
+            num_steps=np.int64(2),
+            **options,
         )
-        assert climbed.x.dtype == dtype
+        nearest = attacks.minimal_distance(
+            KEY,
+            logits,
+            x,
+            labels,
+            max_eps=number(1),
+            relative_step_size=number(0.3),
+            num_steps=2,
+            **options,
+        )
+        step = attacks.fgsm(logits, x, labels, eps=number(0.1), **options)
+        climbed = attacks.distal(
+            logits,
+            x,
+            labels,
+            step_size=number(0.1),
+            num_steps=2,
+            confidence=number(0.5),
+        )
+        return found, nearest.x, nearest.distance, step, climbed.x
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        args = jnp.zeros((2, 3), dtype), jnp.zeros(2, int)
+        assert {a.dtype for a in jax.eval_shape(all_attacks, *args)} == {
+            jnp.dtype(dtype)
+        }
 
 
 def test_x_outside_its_bounds_is_refused_where_it_is_known():

@@ -93,6 +93,30 @@ def test_inception_score_of_one_split_by_hand():
         (lambda: frechet.kid(np.full((3, 2), np.nan), np.zeros((3, 2))), "finite"),
         (lambda: frechet.inception_score(np.full((3, 2), 2.0)), "logits"),
         (lambda: frechet.inception_score(np.full((3, 2), 0.5)), "3 samples in 10"),
+        (lambda: frechet.inception_score(np.full((1, 2), 0.5)), "N at least 2"),
+        (
+            lambda: frechet.kid(np.zeros((1, 2)), np.zeros((3, 2))),
+            "features_a has shape",
+        ),
+        (
+            lambda: frechet.kid(np.zeros((3, 2)), np.zeros((1, 2))),
+            "features_b has shape",
+        ),
+        (lambda: frechet.frechet_distance(np.zeros((3, 2)), np.zeros((3, 1))), "M, F"),
+        (
+            lambda: frechet.kid(np.zeros((3, 2)), np.zeros((3, 2)), subset_size=1),
+            "at least 1 and 2",
+        ),
+        (
+            lambda: frechet.kid(np.zeros((3, 2)), np.zeros((3, 2)), num_subsets=0),
+            "at least 1 and 2",
+        ),
+        (
+            lambda: frechet.frechet_of_gaussians(
+                np.zeros(2), np.eye(2), np.zeros(3), np.eye(3)
+            ),
+            "got shapes",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_named(call, message):

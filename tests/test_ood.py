@@ -69,26 +69,53 @@ def test_separated_scores_are_perfect(positive):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_with_ties_they_agree_with_scikit_learn(seed):
+def test_auroc_is_the_share_of_pairs_to_the_last_digit(seed):
+    score_in, score_out = tied(seed)
+    wins = sum(
+        1.0 if a > b else 0.5 if a == b else 0.0 for a in score_in for b in score_out
+    )
+    pairs = len(score_in) * len(score_out)
+    np.testing.assert_array_almost_equal_nulp(
+        ood.auroc(score_in, score_out), wins / pairs, nulp=4
+    )
+
+
+@pytest.mark.parametrize("positive, sign", [("in", 1), ("out", -1)])
+@pytest.mark.parametrize("seed", range(20))
+def test_aupr_and_the_curve_are_those_of_a_loop_over_thresholds(seed, positive, sign):
+    score_in, score_out = tied(seed)
+    positives, negatives = (sign * s for s in (score_in, score_out)[::sign])
+    thresholds = sorted({*positives, *negatives}, reverse=True)
+    area, recall = 0.0, 0.0
+    roc = ood.roc_curve(score_in, score_out, positive)
+    np.testing.assert_array_equal(roc.thresholds, sign * np.array(thresholds))
+    for i, t in enumerate(thresholds):
+        true, false = np.sum(positives >= t), np.sum(negatives >= t)
+        assert (roc.true_positives[i], roc.false_positives[i]) == (true, false)
+        area += (true / len(positives) - recall) * true / (true + false)
+        recall = true / len(positives)
+    assert roc.true_positives.dtype.kind == "i"
+    np.testing.assert_allclose(
+        ood.aupr(score_in, score_out, positive), area, rtol=1e-14
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_ties_they_agree_with_scikit_learn_on_the_scores_themselves(seed):
     score_in, score_out = tied(seed)
     is_in = np.concatenate([np.ones_like(score_in), np.zeros_like(score_out)])
     scores = np.concatenate([score_in, score_out])
-    np.testing.assert_allclose(
-        ood.auroc(score_in, score_out), metrics.roc_auc_score(is_in, scores)
-    )
+    assert ood.auroc(score_in, score_out) == metrics.roc_auc_score(is_in, scores)
     for positive, labels, sign in (("in", is_in, 1), ("out", 1 - is_in, -1)):
-        np.testing.assert_allclose(
-            ood.aupr(score_in, score_out, positive),
-            metrics.average_precision_score(labels, sign * scores),
-        )
-        fpr, tpr, thresholds = metrics.roc_curve(
-            labels, sign * scores, drop_intermediate=False
-        )
-        roc = ood.roc_curve(score_in, score_out, positive)
-        # scikit-learn starts at an infinite threshold, which accepts nobody.
-        np.testing.assert_array_equal(roc.thresholds, sign * thresholds[1:])
-        np.testing.assert_allclose(roc.true_positives, tpr[1:] * labels.sum())
-        np.testing.assert_allclose(roc.false_positives, fpr[1:] * (1 - labels).sum())
+        assert ood.aupr(
+            score_in, score_out, positive
+        ) == metrics.average_precision_score(labels, sign * scores)
+
+
+def test_scores_that_differ_in_the_last_digit_are_not_ties():
+    a = np.float64(0.1)
+    assert ood.auroc([np.nextafter(a, 1)], [a]) == 1
+    assert ood.auroc([np.nextafter(a, 0)], [a]) == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -232,6 +259,27 @@ def test_larger_means_more_like_the_data():
         assert np.min(inside[name]) > np.max(outside[name]), name
 
 
+def test_entropy_and_confidence_of_classes_that_are_ruled_out():
+    logits = jnp.log(jnp.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]))  # with -inf
+    entropy = ood.negative_entropy(lambda x: x, logits)
+    np.testing.assert_allclose(entropy, [-np.log(2), 0], atol=1e-6)
+    confidence = ood.max_log_prob(lambda x: x, logits)
+    np.testing.assert_allclose(confidence, [-np.log(2), 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("score", ood.SCORES)
+def test_nan_logits_have_nan_scores(score):
+    """None may look in-distribution: the metrics refuse NaN."""
+    w = jnp.array([[jnp.nan, 1.0], [0.0, 2.0]])
+    assert np.isnan(ood.SCORES[score](lambda x: x @ w, jnp.ones((3, 2)))).all()
+
+
+@pytest.mark.parametrize("score", ood.SCORES)
+def test_logits_of_another_shape_are_refused(score):
+    with pytest.raises(AssertionError, match=r"\[Chex\]"):
+        ood.SCORES[score](lambda x: x.sum(axis=1), jnp.ones((3, 2)))
+
+
 # --- image sets ------------------------------------------------------------
 
 
@@ -244,6 +292,16 @@ def test_interpolations_are_means_of_two_different_images():
     assert bits == [2] * 8  # twice an image would be a single bit
     np.testing.assert_allclose(found.sum(0), x.sum(0))  # each in two pairs
     assert (found == found[:, :1, :1]).all()  # pairs of images, not of pixels
+
+
+def test_interpolations_of_bytes_are_those_of_floats():
+    x = np.random.default_rng(0).integers(150, 256, (8, 2, 2, 1), np.uint8)
+    key = jax.random.key(0)
+    found = ood.interpolations(key, x)
+    assert found.dtype == jnp.float32 and found.min() >= 150
+    np.testing.assert_array_equal(found, ood.interpolations(key, x.astype(np.float32)))
+    half = ood.interpolations(key, jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
 
 
 def test_noise_and_constant_images():

@@ -129,3 +129,19 @@ def test_an_unknown_gradient_is_named():
         refinement.refine(
             jax.random.key(0), quadratic, jnp.ones((1, 2)), num_steps=1, gradient="none"
         )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_the_dtype_of_x_decides(dtype):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+
+        def refined_and_logits(x):
+            classifier = refinement.refined_classifier(
+                network, num_steps=2, input_noise_std=np.float64(0.1)
+            )
+            key = jax.random.key(0)
+            x_k = refinement.refine(key, network, x, num_steps=np.int64(2))
+            return x_k, classifier(key, x)
+
+        shapes = jax.eval_shape(refined_and_logits, jnp.zeros((3, 4), dtype))
+    assert {a.dtype for a in shapes} == {jnp.dtype(dtype)}

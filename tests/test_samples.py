@@ -3,6 +3,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ebmjax import sgld
 from ebmjax.eval import samples
@@ -71,3 +72,16 @@ def test_nearest_against_all_distances():
     expected = np.argsort(np.sum(difference**2, axis=(2, 3, 4)), axis=1)[:, :6]
     np.testing.assert_array_equal(samples.nearest(x, train, 6), expected)
     np.testing.assert_array_equal(samples.nearest(train[7:9], train, 1), [[7], [8]])
+
+
+def test_nan_is_no_extreme():
+    with pytest.raises(ValueError, match="1 of 3 scores are NaN"):
+        samples.extremes(np.array([1.0, np.nan, 2.0]), 1)
+
+
+def test_neighbours_in_other_units_or_shapes_are_refused():
+    x = np.zeros((2, 3, 3, 1), np.float32)
+    with pytest.raises(ValueError, match="in the same units"):
+        samples.nearest(x, np.zeros((5, 3, 3, 1), np.uint8), 1)
+    with pytest.raises(ValueError, match="of one shape"):
+        samples.nearest(x, np.zeros((5, 3, 1, 3), np.float32), 1)

@@ -14,7 +14,7 @@ gradient count as 0, so that the others still drive the attack, and the affected
 images are reported (`Info`); NaN logits count as a mistake.
 
 Labels outside 0..K-1 raise ValueError where their values are known; where they are
-traced, as under `jax.jit`, the image's logits are treated as NaN. x outside `bounds`
+traced, as under jit, the image's logits are treated as NaN. x outside `bounds`
 raises likewise; where it is traced, x itself may be returned, other points not.
 """
 
@@ -132,7 +132,7 @@ def pgd(
     * `early_stop`: end once the whole batch is wrong. For a rate of success, not
       for random classifiers, nor for the strongest examples.
     * `return_info`: the result is (x_adv, `Info`). Without it, NaN in a gradient is
-      reported only outside of transformations such as `jax.jit`, by a RuntimeWarning.
+      reported only outside of transformations such as jit, by a RuntimeWarning.
     """
     names = (loss,) if isinstance(loss, str) else tuple(loss)
     if not names or set(names) - set(LOSSES):
