@@ -38,7 +38,7 @@ def main(argv):
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
     from ebmjax import processes, runs, train
-    from ebmjax.eval import run as evaluation
+    from ebmjax.eval import evaluate as evaluation
 
     try:
         train.fit(c, workdir)
@@ -46,16 +46,16 @@ def main(argv):
         if processes.index() == 0:
             print(interrupted, file=sys.stderr)
         sys.exit(cli.exit_code(interrupted.number))
-    if not c.eval.parts:
+    if not c.eval.tasks:
         return
     processes.restore_sigterm()
     run = runs.at(workdir, c)
     progress = sys.stderr.isatty()
-    results = evaluation.evaluate(run, parts=c.eval.parts, progress=progress)
+    results = evaluation.evaluate(run, tasks=c.eval.tasks, progress=progress)
     if processes.index() == 0:
         print(evaluation.table(results))
         print(f"all of it is in {workdir}")
-    sys.exit(1 if evaluation.failed(results) else 0)
+    sys.exit(1 if evaluation.failures(results) else 0)
 
 
 def default_workdir(config: str) -> str:
