@@ -66,7 +66,7 @@ def evaluate(
     chosen = _chosen(run.config.eval.tasks if tasks is None else tasks)
     if processes.several():
         _check_alike(run)
-    results = read(run.workdir) | {"run": describe(run)}
+    results = read(run.workdir) | {"run": json.loads(to_json(describe(run)))}
     writes = jax.process_index() == 0
     store = _Store(run, TASKS | chosen) if writes else None
     with tqdm(total=len(chosen), unit="task", disable=not (progress and writes)) as bar:

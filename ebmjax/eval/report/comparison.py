@@ -1,7 +1,7 @@
 """Several evaluated runs side by side; seeds of one config become mean and spread."""
 
 import json
-import os.path
+import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def grouped(workdirs: Sequence[str]) -> list[Group]:
 def _check_distinct(workdirs):
     given = {}
     for workdir in workdirs:
-        path = str(rundir.folder(workdir))
+        path = os.path.realpath(rundir.folder(workdir))
         if path in given:
             raise ValueError(
                 f"--compare has the run {workdir} twice, as {given[path]} before"
