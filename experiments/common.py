@@ -21,8 +21,8 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from ebmjax import cli, config, processes, runs, train
-from ebmjax.eval import charts
-from ebmjax.eval import run as evaluation
+from ebmjax.eval import evaluate as evaluation
+from ebmjax.eval.report import charts
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs" / "official"
 
@@ -157,7 +157,7 @@ def result(
     missing = [part for part in parts if "error" in numbers.get(part, {"error": ""})]
     if missing:
         print(f"evaluating {workdir}: {', '.join(missing)}", flush=True)
-        numbers = evaluation.evaluate(runs.at(str(workdir), c), parts=missing)
+        numbers = evaluation.evaluate(runs.at(str(workdir), c), tasks=missing)
     for part in parts:
         if "error" in numbers[part]:
             raise RuntimeError(f"{workdir}: {part}: {numbers[part]['error']}")

@@ -8,7 +8,7 @@ takes bins' midpoints for confidence; the usual ECE stands beside.
 
 import statistics
 
-from ebmjax.eval import charts
+from ebmjax.eval.report import charts
 from experiments import common
 from experiments.common import Spec, percent
 

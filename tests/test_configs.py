@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ebmjax import config, data, recipe, runs, train, writers
-from ebmjax.eval import run as evaluation
+from ebmjax.eval import evaluate as evaluation
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py"))
@@ -66,7 +66,7 @@ def test_its_smoke_variant_trains_goes_on_and_is_evaluated(name, tmp_path, monke
     lines = list(writers.read(tmp_path / writers.METRICS))
     assert [x["step"] for x in lines if x["split"] == "train"] == [2, 4]
     assert all(np.isfinite(x["loss"]) for x in lines if x["split"] == "train")
-    evaluation.evaluate(runs.load(tmp_path), parts=c.eval.parts)
+    evaluation.evaluate(runs.load(tmp_path), tasks=c.eval.tasks)
     results = json.loads((tmp_path / "eval.json").read_text())
     assert results["classification"]["num_images"] == 36
     assert results["run"]["step"] == 4

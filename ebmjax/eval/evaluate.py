@@ -78,8 +78,11 @@ def evaluate(
                 results = store.save(results, name, entry, files)
             bar.update()
     if store:
-        results = store.finish(results)
-    processes.all_agree(True)  # that all is written
+        store.draw()
+    saved = processes.all_agree(store is None or store.error is None)
+    if not saved:
+        reason = store.error if store else "process 0 could not write them"
+        results["run"] = results["run"] | {"not_saved": reason}
     return results
 
 
@@ -140,7 +143,7 @@ class _Store:
     def __init__(self, run, tasks):
         self._workdir, self._tasks = run.workdir, tasks
         self._folder = rundir.folder(run.workdir)
-        self._error = None
+        self.error = None
         with self._noticed():
             rundir.check_writable(run.workdir)
             (self._folder / FOLDER).mkdir(exist_ok=True)
@@ -148,8 +151,8 @@ class _Store:
     def save(self, results, name, entry, files):
         """Adds a task to what eval.json holds now. -> eval.json, or `results` with the
         task where nothing can be written."""
-        if self._error is None:
-            with self._noticed(), _lock(self._folder):
+        if self.error is None:
+            with self._noticed(ValueError), _lock(self._folder):
                 stored = read(self._workdir) | {"run": results["run"]}
                 stored[name] = merge(stored.get(name, {}), entry)
                 for file, content in files.items():
@@ -158,23 +161,19 @@ class _Store:
                 return stored
         return results
 
-    def finish(self, results):
-        """Draws the report."""
-        if self._error is None:
+    def draw(self):
+        if self.error is None:
             with self._noticed():
                 draw(self._workdir, tasks=self._tasks)
-        if self._error is not None:
-            results["run"] = results["run"] | {"not_saved": self._error}
-        return results
 
     @contextlib.contextmanager
-    def _noticed(self):
+    def _noticed(self, *damaged):
         """What keeps files from being written costs no numbers."""
         try:
             yield
-        except (OSError, ValueError) as error:
-            self._error = f"{self._workdir} cannot be written: {error}"
-            logging.error("%s; the numbers are not saved", self._error)
+        except (OSError, *damaged) as error:
+            self.error = f"{self._workdir} cannot be written: {error}"
+            logging.error("%s; the numbers are not saved", self.error)
 
 
 def _lock(folder):

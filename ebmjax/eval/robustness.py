@@ -1,23 +1,46 @@
 """Attacks on a run: the accuracy at each eps, distances to the nearest mistake.
 
 eps and distances are in the units of images in [0, 1], as in the literature; the
-networks, and attacks, see images in [-1, 1] and so twice of that. All functions take x
-[N, H, W, C] in [-1, 1] and labels [N], and give rows {"eps", "eps_text", "accuracy"}.
+networks, and attacks, see images in [-1, 1] and so twice of that. An accuracy is a row
+{"eps", "eps_text", "accuracy"} of the share of images that are classified right.
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ebmjax import runs
 from ebmjax.eval import attacks, crosscheck, ood, refinement
-from ebmjax.eval.result import key, to_uint8
+from ebmjax.eval.result import Progress, key, to_uint8
 
 # (key, logits_fn, x, labels, *, norm, eps) -> x_adv: pure, x [B, H, W, C] in [-1, 1],
 # eps [B, 1, 1, 1] in the units of x, x_adv in the eps-ball about x and in [-1, 1].
 Attack = Callable[..., jax.Array]
+
+
+class Target(NamedTuple):
+    """What is attacked."""
+
+    run: runs.Run
+    x: np.ndarray  # [N, H, W, C] in [-1, 1]
+    labels: np.ndarray  # [N]
+    progress: Progress
+
+    def map(self, fn, copies, *arrays, purpose, text):
+        """`run.map` of (x, labels, *arrays), the first two repeated `copies` times."""
+        return self.run.map(
+            fn,
+            np.tile(self.x, (copies, 1, 1, 1)),
+            np.tile(self.labels, copies),
+            *arrays,
+            key=key(self.run, purpose),
+            batch_size=self.run.config.eval.attacks.batch_size,
+            progress=self.progress(text),
+        )
 
 
 def eps_list(c, norm: str) -> list[tuple[float, str]]:
@@ -27,39 +50,37 @@ def eps_list(c, norm: str) -> list[tuple[float, str]]:
     return [(eps, f"{eps:g}") for eps in c.eps_l2]
 
 
-def max_eps(c, norm):
+def max_eps(c, norm: str) -> float:
     return c.max_eps_linf / 255 if norm == "linf" else c.max_eps_l2
 
 
-def _curve(run, attack, x, labels, eps, *, purpose, progress):
-    """`attack(model, key, x, labels, eps [B]) -> {"correct": [B], ...}` at every eps.
+def is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """[B, K], [B] -> [B]; logits that are not finite are never right."""
+    return (logits.argmax(axis=-1) == labels) & jnp.isfinite(logits).all(axis=-1)
 
-    -> rows of accuracy, and the other arrays [E, N, ...]. All in one call: one
-    program, in which each image has its own eps.
+
+def accuracies(target: Target, attack: Callable, eps, *, purpose: str, text: str):
+    """`attack(model, key, x, labels, eps [B]) -> {"right": [B], ...}` at every eps.
+
+    -> rows, and the other arrays [E, N, ...]. All in one call: one program, in which
+    each image has its own eps.
     """
-    out = run.map(
-        attack,
-        np.tile(x, (len(eps), 1, 1, 1)),
-        np.tile(labels, len(eps)),
-        np.repeat(np.float32([2 * value for value, _ in eps]), len(labels)),
-        key=key(run, purpose),
-        batch_size=run.config.eval.attacks.batch_size,
-        progress=progress,
-    )
-    out = {k: v.reshape(len(eps), len(labels), *v.shape[1:]) for k, v in out.items()}
+    num = len(target.labels)
+    each = np.repeat(np.float32([2 * value for value, _ in eps]), num)
+    out = target.map(attack, len(eps), each, purpose=purpose, text=text)
+    out = {k: v.reshape(len(eps), num, *v.shape[1:]) for k, v in out.items()}
     rows = [
-        {"eps": value, "eps_text": text, "accuracy": float(accuracy)}
-        for (value, text), accuracy in zip(
-            eps, out.pop("correct").mean(axis=1), strict=True
-        )
+        {"eps": value, "eps_text": text, "accuracy": float(np.mean(right))}
+        for (value, text), right in zip(eps, out.pop("right"), strict=True)
     ]
     return rows, out
 
 
-def pgd(run, x, labels, norm, progress):
+def pgd(target: Target, norm: str) -> tuple[dict, np.ndarray]:
     """Accuracies under PGD, and what it made of x at the eps that is pictured."""
-    c = run.config.eval.attacks
+    c = target.run.config.eval.attacks
     eps = eps_list(c, norm)
+    texts = [text for _, text in eps]
 
     def attack(model, key, x, labels, eps):
         worst = attacks.pgd(
@@ -75,65 +96,46 @@ def pgd(run, x, labels, norm, progress):
             loss=tuple(c.losses),
             early_stop=True,
         )
-        correct = model.logits(worst).argmax(axis=-1) == labels
-        return {"x": worst, "correct": correct}
+        return {"x": worst, "right": is_right(model.logits(worst), labels)}
 
-    rows, found = _curve(
-        run,
-        attack,
-        x,
-        labels,
-        eps,
-        purpose=f"attack {norm}",
-        progress=progress(f"{norm}: {', '.join(text for _, text in eps)}"),
-    )
+    names = {"purpose": f"attack {norm}", "text": f"{norm}: {', '.join(texts)}"}
+    rows, found = accuracies(target, attack, eps, **names)
     # The literature's eps stands for all in a headline, if it is there.
-    usual, texts = {"linf": "8/255", "l2": "0.5"}[norm], [text for _, text in eps]
+    usual = {"linf": "8/255", "l2": "0.5"}[norm]
     pictured = texts.index(usual) if usual in texts else len(texts) // 2
     return {"sweep": rows, "pictured_eps": texts[pictured]}, found["x"][pictured]
 
 
-def own_attack(run, x, labels, norm, name, attack, progress):
-    """Accuracies under a user's attack, of which nothing is taken on trust."""
+def own_attack(target: Target, norm: str, name: str, attack: Attack) -> list[dict]:
+    """Accuracies under a user's attack. Raises ValueError if x_adv breaks a rule of
+    `Attack`, or is not finite."""
 
     def checked(model, key, x, labels, eps):
         eps = eps[:, None, None, None]
         z = attack(key, model.logits, x, labels, norm=norm, eps=eps)
         if z.shape != x.shape:
-            raise ValueError(
-                f"attack {name!r} returned shape {z.shape}, expected {x.shape}"
-            )
-        correct = model.logits(x).argmax(axis=-1) == labels
+            raise ValueError(f"attack {name!r} returned {z.shape}, expected {x.shape}")
+        right = (is_right(model.logits(image), labels) for image in (x, z))
         return {
-            "correct": correct & (model.logits(z).argmax(axis=-1) == labels),
+            "right": functools.reduce(jnp.logical_and, right),
             "size": attacks.NORMS[norm].size(z - x).reshape(-1),
             "largest": jnp.abs(z).reshape(len(z), -1).max(axis=1),
         }
 
-    eps = eps_list(run.config.eval.attacks, norm)
-    rows, sizes = _curve(
-        run,
-        checked,
-        x,
-        labels,
-        eps,
-        purpose=f"attack {norm} {name}",
-        progress=progress(f"{norm}: {name}"),
-    )
+    eps = eps_list(target.run.config.eval.attacks, norm)
+    names = {"purpose": f"attack {norm} {name}", "text": f"{norm}: {name}"}
+    rows, found = accuracies(target, checked, eps, **names)
     allowed = 2 * np.array([value for value, _ in eps])[:, None]
-    # Written so that NaN is refused too.
-    if not (np.all(sizes["size"] <= 1.001 * allowed + 1e-6)):
-        raise ValueError(
-            f"attack {name!r} does not stay in the {norm} ball of size eps about x"
-        )
-    if not np.all(sizes["largest"] <= 1 + 1e-6):
+    if not np.all(found["size"] <= 1.001 * allowed + 1e-6):  # nor where it is NaN
+        raise ValueError(f"attack {name!r} leaves the {norm} ball of size eps about x")
+    if not np.all(found["largest"] <= 1 + 1e-6):
         raise ValueError(f"attack {name!r} leaves [-1, 1], the range of pixels")
     return rows
 
 
-def distances(run, x, labels, norm, progress):
+def distances(target: Target, norm: str) -> list[float]:
     """To the nearest mistake found, in units of [0, 1]; inf where none was."""
-    c = run.config.eval.attacks
+    c = target.run.config.eval.attacks
 
     def search(model, key, x, labels):
         return attacks.minimal_distance(
@@ -151,62 +153,57 @@ def distances(run, x, labels, norm, progress):
             early_stop=True,
         ).distance
 
-    found = run.map(
-        search,
-        x,
-        labels,
-        key=key(run, f"distance {norm}"),
-        batch_size=c.batch_size,
-        progress=progress(f"{norm}: nearest mistakes"),
-    )
-    return [round(float(d), 5) for d in found / 2]
+    names = {"purpose": f"distance {norm}", "text": f"{norm}: nearest mistakes"}
+    return [round(float(d), 5) for d in target.map(search, 1, **names) / 2]
 
 
-def foolbox(run, x, labels, norm, rows):
-    c = run.config.eval.attacks
-    accuracies = crosscheck.foolbox_accuracies(
-        run.model,
-        x,
-        labels,
+def foolbox(target: Target, norm: str, rows: list[dict]) -> dict:
+    """Accuracies under foolbox's attack, and whether it finds no more than `rows`."""
+    c = target.run.config.eval.attacks
+    target.progress(f"{norm}: foolbox on the same images")
+    theirs = crosscheck.foolbox_accuracies(
+        target.run.model,
+        target.x,
+        target.labels,
         norm=norm,
         eps=[2 * row["eps"] for row in rows],
         step_share=c.step_share,
         num_steps=c.num_steps,
         batch_size=c.batch_size,
     )
-    gaps = [row["accuracy"] - b for row, b in zip(rows, accuracies, strict=True)]
+    gaps = [row["accuracy"] - other for row, other in zip(rows, theirs, strict=True)]
     # Ours may be one image higher, for the luck of random starts.
-    confirmed = bool(round(max(gaps) * len(labels)) <= 1)
-    return {"accuracies": accuracies, "confirmed": confirmed}
+    confirmed = round(max(gaps) * len(target.labels)) <= 1
+    return {"accuracies": theirs, "confirmed": confirmed}
 
 
-def refined(run, x, labels, num_steps, progress):
+def refined(target: Target, num_steps: int) -> dict:
     """JEM-k under attack, by the true gradient of its chain and straight through."""
-    c = run.config.eval.attacks
+    c = target.run.config.eval.attacks
     norms = {}
     for norm in c.norms:
         # The official script has this noise under L-infinity attacks only.
         noise_std = c.refine_noise_std if norm == "linf" else 0.0
-        norms[norm] = {"noise_std": noise_std, "gradients": {}}
+        curves = {}
         for gradient in c.refine_gradients:
             classifier = functools.partial(
                 refinement.refined_classifier,
                 num_steps=num_steps,
                 num_copies=c.refine_copies,
                 input_noise_std=noise_std,
-                sampler=run.sampler,
+                sampler=target.run.sampler,
                 gradient=gradient,
             )
-            norms[norm]["gradients"][gradient], _ = _curve(
-                run,
+            curves[gradient], _ = accuracies(
+                target,
                 functools.partial(_attack_refined, c, classifier, norm),
-                x,
-                labels,
                 [(0.0, "0"), *eps_list(c, norm)],
                 purpose=f"refined {norm} {num_steps}",
-                progress=progress(f"JEM-{num_steps}, {norm}, {gradient} gradient"),
+                text=f"JEM-{num_steps}, {norm}, {gradient} gradient",
             )
-    return {"num_images": len(labels), "num_copies": c.refine_copies, "norms": norms}
+        norms[norm] = {"noise_std": noise_std, "gradients": curves}
+    num = len(target.labels)
+    return {"num_images": num, "num_copies": c.refine_copies, "norms": norms}
 
 
 def _attack_refined(c, classifier, norm, model, key, x, labels, eps):
@@ -224,7 +221,7 @@ def _attack_refined(c, classifier, norm, model, key, x, labels, eps):
         loss=c.losses[-1],
         random=True,
     )
-    return {"correct": refined_logits(k_test, worst).argmax(axis=-1) == labels}
+    return {"right": is_right(refined_logits(k_test, worst), labels)}
 
 
 def distal(run, progress):

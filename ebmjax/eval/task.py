@@ -8,7 +8,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from ebmjax import runs
-from ebmjax.eval.report.page import Panel, Row, Section, Table
+from ebmjax.eval.report import page
 from ebmjax.eval.result import Progress, Result
 
 NORMS = {"linf": "L∞", "l2": "L2"}
@@ -73,13 +73,13 @@ def plain_measures(numbers: dict) -> list[Measure]:
     ]
 
 
-def plain_section(numbers: dict, folder: epath.Path) -> Section:
+def plain_section(numbers: dict, folder: epath.Path) -> page.Section:
     """A table of every number and text of a task."""
     rows = [
-        Row([name, f"{value:.6g}" if isinstance(value, float) else str(value)])
+        page.Row([name, f"{value:.6g}" if isinstance(value, float) else str(value)])
         for name, value in flat(numbers).items()
     ]
-    return Section("", "", tables=[Table("", ["", "value"], rows)])
+    return page.Section("", tables=[page.Table("", ["", "value"], rows)])
 
 
 def plain_verdict(numbers: dict) -> Verdict:
@@ -108,9 +108,9 @@ class Task(NamedTuple):
     title: str = ""  # the heading; the task's name if empty
     verdict: Callable[[dict], Verdict] = plain_verdict
     measures: Callable[[dict], list[Measure]] = plain_measures
-    section: Callable[[dict, epath.Path], Section | None] = plain_section
+    section: Callable[[dict, epath.Path], page.Section | None] = plain_section
     figures: Callable[[dict, epath.Path], dict[str, Figure]] = lambda *_: {}
-    compare: Callable[[Sequence[Column]], list[Panel]] = lambda columns: []
+    compare: Callable[[Sequence[Column]], list[page.Panel]] = lambda columns: []
 
 
 def titled(name: str, task: Task) -> str:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from ebmjax import config, rundir, runs
 from ebmjax.eval.report import page
-from ebmjax.eval.report.page import Row, Section, Table
 from ebmjax.eval.report.run_report import in_order, measures
 from ebmjax.eval.result import FILE, FOLDER, REPORT, completed, read
 from ebmjax.eval.task import Column, Measure, Task, titled
@@ -198,7 +197,9 @@ def _rows(numbers):
                 means[i] = spread["mean"]
         best = {"higher": max, "lower": min}.get(row["better"])
         top = best(means.values()) if best and means else None
-        rows.append(Row(cells, tuple(i for i, mean in means.items() if mean == top)))
+        rows.append(
+            page.Row(cells, tuple(i for i, mean in means.items() if mean == top))
+        )
     return rows
 
 
@@ -241,12 +242,12 @@ def render(
             notes.append(f"{name}: {where} is missing: evaluate that run again.")
         else:
             if panels:
-                sections.append(Section(titled(name, task), "", panels))
+                sections.append(page.Section("", panels, title=titled(name, task)))
     return page.render(
         "compare.html",
         title=" · ".join(numbers["groups"]),
         subtitle=f"{sum(len(g.workdirs) for g in groups)} runs compared",
-        table=Table("", ["", *numbers["groups"]], _rows(numbers)),
+        table=page.Table("", ["", *numbers["groups"]], _rows(numbers)),
         notes=notes,
         sections=sections,
     )

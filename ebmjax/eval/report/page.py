@@ -38,7 +38,6 @@ class Tiles(NamedTuple):
 
 
 class Section(NamedTuple):
-    title: str
     text: str
     panels: Sequence[Panel] = ()
     tables: Sequence[Table] = ()
@@ -46,6 +45,7 @@ class Section(NamedTuple):
     more_title: str = ""  # of what is folded away
     more_tables: Sequence[Table] = ()
     more_panels: Sequence[Panel] = ()
+    title: str = ""  # the task's, if empty
     settings: str = ""
 
 

@@ -7,24 +7,14 @@ networks, and attacks, see images in [-1, 1] and so twice of that.
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from etils import epath
 
 from ebmjax import augment, pictures, processes, runs
 from ebmjax.eval import calibration, crosscheck, robustness
-from ebmjax.eval.report import charts
-from ebmjax.eval.report.page import (
-    Panel,
-    Row,
-    Section,
-    Table,
-    Tiles,
-    figure_panel,
-    image_tag,
-    load_arrays,
-    picture_panel,
-)
+from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -53,8 +43,9 @@ def task(attacks: Mapping[str, robustness.Attack]) -> Task:
 def compute(
     run: runs.Run,
     progress: Progress,
-    more: Mapping[str, robustness.Attack] | None = None,
+    more: Mapping[str, robustness.Attack] = MappingProxyType({}),
 ) -> Result:
+    """PGD and `more` attacks at each eps, and what the config asks for beside."""
     if not has_images(run):
         return skipped("attacks are bounded in pixels: the data are vectors")
     c, test = run.config.eval.attacks, run.splits().test
@@ -71,25 +62,24 @@ def compute(
         "step_share": c.step_share,
         "norms": {},
     }
-    files = {}
+    files, target = {}, robustness.Target(run, x, labels, progress)
     for norm in c.norms:
-        on_test = run, x, labels, norm
-        of_norm, worst = robustness.pgd(*on_test, progress)
+        of_norm, worst = robustness.pgd(target, norm)
         files[f"attack_{norm}.png"] = _attack_picture(x, worst)
         of_norm["attacks"] = {
-            name: robustness.own_attack(*on_test, name, attack, progress)
+            name: robustness.own_attack(target, norm, name, attack)
             for name, attack in more.items()
         }
         if c.distance_rounds:
-            of_norm["distances"] = robustness.distances(run, x, labels, norm, progress)
+            of_norm["distances"] = robustness.distances(target, norm)
             of_norm["max_eps"] = robustness.max_eps(c, norm)
         if c.crosscheck:
-            progress(f"{norm}: foolbox on the same images")
-            of_norm["crosscheck"] = robustness.foolbox(*on_test, of_norm["sweep"])
+            of_norm["crosscheck"] = robustness.foolbox(target, norm, of_norm["sweep"])
         numbers["norms"][norm] = of_norm
-    first = x[: c.refine_images], labels[: c.refine_images]
-    for num_steps in c.refine_steps if c.refine_images else ():
-        refined = robustness.refined(run, *first, num_steps, progress)
+    num = c.refine_images
+    first = robustness.Target(run, x[:num], labels[:num], progress)
+    for num_steps in c.refine_steps if num else ():
+        refined = robustness.refined(first, num_steps)
         numbers.setdefault("refined", {})[f"{num_steps}"] = refined
     if c.distal_steps:
         numbers["distal"], x = robustness.distal(run, progress)
@@ -170,17 +160,17 @@ def measures(numbers: dict) -> list[Measure]:
     return rows
 
 
-def section(numbers: dict, folder: epath.Path) -> Section:
+def section(numbers: dict, folder: epath.Path) -> page.Section:
     panels, norms = [], numbers["norms"]
     for norm, of_norm in norms.items():
         title = f"Accuracy under {NORMS[norm]} attacks."
         caption = _caption(numbers, of_norm)
         panels.append(
-            figure_panel(figure(numbers, norm), f"attack-{norm}", title, caption)
+            page.figure_panel(figure(numbers, norm), f"attack-{norm}", title, caption)
         )
     for norm, of_norm in norms.items():
         panels.append(
-            picture_panel(
+            page.picture_panel(
                 folder / f"attack_{norm}.png",
                 f"{NORMS[norm]}, eps {of_norm['pictured_eps']}.",
                 "Test images, the worst that was found, and the change, stretched.",
@@ -192,7 +182,9 @@ def section(numbers: dict, folder: epath.Path) -> Section:
         " that finds no mistake is no proof that there is none."
     )
     tiles = _distal_tiles(numbers, folder) if "distal" in numbers else None
-    return Section(TASK.title, text, panels, [_table(numbers, n) for n in norms], tiles)
+    return page.Section(
+        TASK.title, text, panels, [_table(numbers, n) for n in norms], tiles
+    )
 
 
 def figure(numbers: dict, norm: str):
@@ -237,7 +229,7 @@ def _caption(numbers, of_norm):
 def _table(numbers, norm):
     of_norm, text = numbers["norms"][norm], ""
     rows = [
-        Row([name, *(f"{row['accuracy']:.1%}" for row in points)])
+        page.Row([name, *(f"{row['accuracy']:.1%}" for row in points)])
         for name, points in curves(numbers, norm).items()
     ]
     if "crosscheck" in of_norm:
@@ -247,24 +239,24 @@ def _table(numbers, norm):
             else "foolbox finds MORE mistakes: use more steps or restarts."
         )
     head = ["eps", "0", *(row["eps_text"] for row in of_norm["sweep"])]
-    return Table(f"Accuracy under {NORMS[norm]} attacks", head, rows, text)
+    return page.Table(f"Accuracy under {NORMS[norm]} attacks", head, rows, text)
 
 
 def _distal_tiles(numbers, folder):
-    images, settings = load_arrays(folder / "distal.npz")["x"], numbers["settings"]
+    images, settings = page.load_arrays(folder / "distal.npz")["x"], numbers["settings"]
     tiles = []
     for row, x in zip(numbers["distal"], images, strict=True):
         after, before = row["log_density"], row["log_density_of_noise"]
         gained = None if None in (after, before) else after - before
         tiles.append(
-            Panel(
-                image_tag(pictures.png(x, height=96), f"distal: {row['class']}"),
+            page.Panel(
+                page.image_tag(pictures.png(x, height=96), f"distal: {row['class']}"),
                 row["class"],
                 f"{formatted(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
                 f" log p {formatted(after, '+.1f')} ({formatted(gained, '+.1f')})",
             )
         )
-    return Tiles(
+    return page.Tiles(
         "Distal adversarial examples",
         "From uniform noise up log p(class | x) until the model is"
         f" {settings['distal_confidence']:.0%} sure, in steps of"
@@ -278,7 +270,7 @@ def figures(numbers: dict, folder: epath.Path) -> dict:
     return {f"accuracy_{norm}": figure(numbers, norm) for norm in numbers["norms"]}
 
 
-def compare(columns: Sequence[Column]) -> list[Panel]:
+def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """Mean accuracy over the runs of each column, and their distal examples."""
     panels = []
     for norm, (scale, unit) in UNITS.items():
@@ -287,9 +279,9 @@ def compare(columns: Sequence[Column]) -> list[Panel]:
         if lines:
             figure = charts.robustness(scaled, f"{NORMS[norm]} eps, {unit}")
             title = f"Accuracy under {NORMS[norm]} attacks."
-            panels.append(figure_panel(figure, f"attack-{norm}", title))
+            panels.append(page.figure_panel(figure, f"attack-{norm}", title))
     return panels + [
-        picture_panel(column.folder / "distal.png", column.label, caption)
+        page.picture_panel(column.folder / "distal.png", column.label, caption)
         for caption in ["Distal examples: from noise up p(class | x), one a class."]
         for column in columns
         if "distal.png" in column.numbers[0]["files"]

@@ -7,8 +7,7 @@ from etils import epath
 
 from ebmjax import runs
 from ebmjax.eval import calibration
-from ebmjax.eval.report import charts
-from ebmjax.eval.report.page import Panel, Row, Section, Table, figure_panel
+from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import Progress, Result, finite_logits
 from ebmjax.eval.task import Column, Measure, Task, Verdict, formatted
 
@@ -82,11 +81,11 @@ def measures(numbers: dict) -> list[Measure]:
     return rows
 
 
-def section(numbers: dict, folder: epath.Path) -> Section:
+def section(numbers: dict, folder: epath.Path) -> page.Section:
     before, after = numbers["as_trained"], numbers["temperature"]
     bins = numbers["num_bins"]
     panels = [
-        figure_panel(
+        page.figure_panel(
             charts.reliability(before["reliability"]),
             "reliability",
             "As trained.",
@@ -100,7 +99,7 @@ def section(numbers: dict, folder: epath.Path) -> Section:
         columns.append(after)
         head.append(f"T = {after['value']:.3f}")
         panels.append(
-            figure_panel(
+            page.figure_panel(
                 charts.reliability(after["reliability"]),
                 "reliability-temperature",
                 "After temperature scaling.",
@@ -111,7 +110,7 @@ def section(numbers: dict, folder: epath.Path) -> Section:
     else:
         text += f" No temperature was fitted: {after['skipped']}."
     rows = [
-        Row([name, *(formatted(column[metric], spec) for column in columns)])
+        page.Row([name, *(formatted(column[metric], spec) for column in columns)])
         for metric, (name, spec) in {
             "ece": (f"ECE, {bins} bins of equal width", ".2%"),
             "ece_equal_mass": (f"ECE, {bins} bins of equal mass", ".2%"),
@@ -124,19 +123,21 @@ def section(numbers: dict, folder: epath.Path) -> Section:
             "brier": ("Brier score", ".4f"),
         }.items()
     ]
-    return Section(TASK.title, text, panels, [Table("Calibration errors", head, rows)])
+    return page.Section(
+        TASK.title, text, panels, [page.Table("Calibration errors", head, rows)]
+    )
 
 
 def figures(numbers: dict, folder: epath.Path) -> dict:
     return {"reliability": charts.reliability(numbers["as_trained"]["reliability"])}
 
 
-def compare(columns: Sequence[Column]) -> list[Panel]:
+def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """The reliability of the first run of each column."""
     diagrams = {c.label: c.numbers[0]["as_trained"]["reliability"] for c in columns}
     caption = "Bins with 1 % of the examples or more; over-confident below the line."
     figure = charts.reliability_curves(diagrams)
-    return [figure_panel(figure, "reliability", "Reliability.", caption)]
+    return [page.figure_panel(figure, "reliability", "Reliability.", caption)]
 
 
 TASK = Task(

@@ -14,15 +14,7 @@ from sklearn.metrics import roc_curve
 
 from ebmjax import runs
 from ebmjax.eval import ood, ood_sets
-from ebmjax.eval.report import charts
-from ebmjax.eval.report.page import (
-    Row,
-    Section,
-    Table,
-    figure_panel,
-    load_arrays,
-    picture_panel,
-)
+from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -247,7 +239,7 @@ def measures(numbers: dict) -> list[Measure]:
     ]
 
 
-def section(numbers: dict, folder: epath.Path) -> Section:
+def section(numbers: dict, folder: epath.Path) -> page.Section:
     sets, labels = _completed_sets(numbers), set_labels(numbers["sets"])
     text = (
         f"Each score should be larger on the {numbers['num_images']:,} test examples"
@@ -256,21 +248,20 @@ def section(numbers: dict, folder: epath.Path) -> Section:
         f" is {numbers['refine_steps']} sampling steps."
     )
     histograms, rocs = [], []
-    arrays = load_arrays(folder / "ood_scores.npz")
+    arrays = page.load_arrays(folder / "ood_scores.npz")
     for score, label in numbers["labels"].items() if sets else ():
         figure = histogram(numbers, arrays, score)
-        histograms.append(figure_panel(figure, f"ood-{score}", f"{label}."))
+        histograms.append(page.figure_panel(figure, f"ood-{score}", f"{label}."))
         curves = {labels[name]: _roc(arrays, name, score) for name in sets}
         figure = charts.roc(curves)
-        rocs.append(figure_panel(figure, f"roc-{score}", f"ROC by {label}."))
+        rocs.append(page.figure_panel(figure, f"roc-{score}", f"ROC by {label}."))
     panels = histograms[:NUM_HISTOGRAMS]
     if "ood_examples.png" in numbers["files"]:
         order = ", ".join(labels.get(name, name) for name in numbers["pictured"])
         path = folder / "ood_examples.png"
-        panels.append(picture_panel(path, "The sets.", f"Rows: {order}."))
+        panels.append(page.picture_panel(path, "The sets.", f"Rows: {order}."))
     tables = [_table(numbers, sets, metric) for metric in TABLES if sets]
-    return Section(
-        TASK.title,
+    return page.Section(
         text,
         panels,
         tables[:2],
@@ -309,12 +300,12 @@ def _table(numbers, sets, metric):
         values = [column[score][metric] for column in columns]
         marked = [i for i, value in enumerate(values) if value == tops[i]]
         cells = [label, *(f"{value:.3f}" for value in values)]
-        rows.append(Row(cells, tuple(i + 1 for i in marked)))
-    return Table(title, ["", *(labels[name] for name in sets), "mean"], rows)
+        rows.append(page.Row(cells, tuple(i + 1 for i in marked)))
+    return page.Table(title, ["", *(labels[name] for name in sets), "mean"], rows)
 
 
 def figures(numbers: dict, folder: epath.Path) -> dict:
-    arrays = load_arrays(folder / "ood_scores.npz")
+    arrays = page.load_arrays(folder / "ood_scores.npz")
     main = list(numbers["labels"])[:NUM_HISTOGRAMS]
     return {f"ood_{score}": histogram(numbers, arrays, score) for score in main}
 

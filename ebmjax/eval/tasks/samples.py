@@ -9,16 +9,7 @@ from etils import epath
 
 from ebmjax import processes, runs
 from ebmjax.eval import calibration, frechet, ood, samples
-from ebmjax.eval.report import charts
-from ebmjax.eval.report.page import (
-    Panel,
-    Row,
-    Section,
-    Table,
-    figure_panel,
-    load_arrays,
-    picture_panel,
-)
+from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -224,7 +215,7 @@ def measures(numbers: dict) -> list[Measure]:
     ]
 
 
-def section(numbers: dict, folder: epath.Path) -> Section:
+def section(numbers: dict, folder: epath.Path) -> page.Section:
     trace, energies = numbers["trace"], energy_figure(folder)
     steps = (
         f"from noise, {numbers['num_steps']} SGLD steps of size"
@@ -247,15 +238,17 @@ def section(numbers: dict, folder: epath.Path) -> Section:
     }
     if "buffer.png" not in numbers["files"]:
         del pictures["buffer"]
-    panels = [picture_panel(folder / f"{n}.png", *text) for n, text in pictures.items()]
+    panels = [
+        page.picture_panel(folder / f"{n}.png", *text) for n, text in pictures.items()
+    ]
     panels[-4:-4] = [
-        figure_panel(
+        page.figure_panel(
             energies,
             "energies",
             "Energies.",
             "Samples of a model that fits lie where test images lie.",
         ),
-        figure_panel(
+        page.figure_panel(
             charts.trace(trace["median"], trace["q05"], trace["q95"]),
             "trace",
             "Energy along the chains.",
@@ -266,7 +259,7 @@ def section(numbers: dict, folder: epath.Path) -> Section:
         "What the model's own chains make, and what it finds likely. Lower energy is"
         " more likely: log p(x) = -E(x) - log Z."
     )
-    return Section(TASK.title, text, panels, [_table(numbers["scores"])])
+    return page.Section(text, panels, [_table(numbers["scores"])])
 
 
 def _table(scores):
@@ -275,7 +268,7 @@ def _table(scores):
         return f"{mean} ± {std}"
 
     rows = [
-        Row(
+        page.Row(
             [
                 name,
                 formatted(row["frechet_distance"], ".3f"),
@@ -285,7 +278,7 @@ def _table(scores):
         )
         for name, row in scores["sets"].items()
     ]
-    return Table(
+    return page.Table(
         "Distances to the training images",
         ["samples", "Fréchet distance", "kernel distance", "Inception Score's formula"],
         rows,
@@ -299,7 +292,7 @@ def _table(scores):
 
 def energy_figure(folder: epath.Path):
     """Histograms of the energies of test images, samples and noise."""
-    energies = load_arrays(folder / "energies.npz")
+    energies = page.load_arrays(folder / "energies.npz")
     order = [n for n in ("test", "buffer", "chains", "noise") if n in energies]
     return charts.histograms({n: energies[n] for n in order}, "energy E(x), nats")
 
@@ -308,13 +301,13 @@ def figures(numbers: dict, folder: epath.Path) -> dict:
     return {"energies": energy_figure(folder)}
 
 
-def compare(columns: Sequence[Column]) -> list[Panel]:
+def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """The replay buffer of the first run of each column, or else its chains."""
     panels = []
     for column in columns:
         files = column.numbers[0]["files"]
         name = "buffer.png" if "buffer.png" in files else "chains.png"
-        panels.append(picture_panel(column.folder / name, column.label))
+        panels.append(page.picture_panel(column.folder / name, column.label))
     return panels
 
 
