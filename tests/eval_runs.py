@@ -162,6 +162,7 @@ def results(name="a run", seed=0, ece=0.1, accuracy=0.8, objective=None):
                     "pictured_eps": "8/255",
                     "distances": [0.0, 0.02, 0.05, None],
                     "max_eps": 32 / 255,
+                    "num_nan_gradients": 0,
                     "attacks": {},
                     "crosscheck": {"accuracies": [0.6, 0.3], "confirmed": True},
                 }

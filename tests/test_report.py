@@ -193,6 +193,13 @@ def test_sets_of_one_name_in_different_folders_are_told_apart(tmp_path):
     }
 
 
+def test_accuracies_by_gradients_with_nan_are_upper_bounds(tmp_path):
+    found = results()
+    found["attacks"]["norms"]["linf"]["num_nan_gradients"] = 3
+    page = rendered(tmp_path, found)
+    assert "the gradient of 3 images had NaN: an upper bound" in page.text
+
+
 def test_numbers_of_other_parameters_are_told(tmp_path):
     found = results()
     found["ood"]["settings"] = {"ema": True}

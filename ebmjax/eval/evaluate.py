@@ -16,7 +16,7 @@ import jax
 import ml_collections
 from tqdm import tqdm
 
-from ebmjax import config, processes, recipe, rundir, runs
+from ebmjax import config, plan, processes, rundir, runs
 from ebmjax.eval.report import charts, run_report
 from ebmjax.eval.report.run_report import table
 from ebmjax.eval.result import (
@@ -108,7 +108,7 @@ def _check_alike(run):
     """Raises ValueError unless all processes have this run, and its data."""
     processes.check_same("the config", config.to_json(run.config).encode())
     processes.check_same("the checkpoint", str(run.step).encode())
-    recipe.read_by_all(run.splits)
+    plan.read_on_every_process(run.splits)
 
 
 def _computed(run, name, task, progress):

@@ -54,11 +54,6 @@ def max_eps(c, norm: str) -> float:
     return c.max_eps_linf / 255 if norm == "linf" else c.max_eps_l2
 
 
-def is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """[B, K], [B] -> [B]; logits that are not finite are never right."""
-    return (logits.argmax(axis=-1) == labels) & jnp.isfinite(logits).all(axis=-1)
-
-
 def accuracies(target: Target, attack: Callable, eps, *, purpose: str, text: str):
     """`attack(model, key, x, labels, eps [B]) -> {"right": [B], ...}` at every eps.
 
@@ -83,7 +78,7 @@ def pgd(target: Target, norm: str) -> tuple[dict, np.ndarray]:
     texts = [text for _, text in eps]
 
     def attack(model, key, x, labels, eps):
-        worst = attacks.pgd(
+        worst, info = attacks.pgd(
             key,
             model.logits,
             x,
@@ -95,15 +90,19 @@ def pgd(target: Target, norm: str) -> tuple[dict, np.ndarray]:
             num_restarts=c.num_restarts * len(c.losses),
             loss=tuple(c.losses),
             early_stop=True,
+            return_info=True,
         )
-        return {"x": worst, "right": is_right(model.logits(worst), labels)}
+        right = attacks.is_correct(model.logits(worst), labels)
+        return {"x": worst, "right": right, "nan": info.nan_gradient}
 
     names = {"purpose": f"attack {norm}", "text": f"{norm}: {', '.join(texts)}"}
     rows, found = accuracies(target, attack, eps, **names)
     # The literature's eps stands for all in a headline, if it is there.
     usual = {"linf": "8/255", "l2": "0.5"}[norm]
     pictured = texts.index(usual) if usual in texts else len(texts) // 2
-    return {"sweep": rows, "pictured_eps": texts[pictured]}, found["x"][pictured]
+    numbers = {"sweep": rows, "pictured_eps": texts[pictured]}
+    numbers["num_nan_gradients"] = int(found["nan"].any(axis=0).sum())  # images
+    return numbers, found["x"][pictured]
 
 
 def own_attack(target: Target, norm: str, name: str, attack: Attack) -> list[dict]:
@@ -115,7 +114,7 @@ def own_attack(target: Target, norm: str, name: str, attack: Attack) -> list[dic
         z = attack(key, model.logits, x, labels, norm=norm, eps=eps)
         if z.shape != x.shape:
             raise ValueError(f"attack {name!r} returned {z.shape}, expected {x.shape}")
-        right = (is_right(model.logits(image), labels) for image in (x, z))
+        right = (attacks.is_correct(model.logits(image), labels) for image in (x, z))
         return {
             "right": functools.reduce(jnp.logical_and, right),
             "size": attacks.NORMS[norm].size(z - x).reshape(-1),
@@ -221,7 +220,7 @@ def _attack_refined(c, classifier, norm, model, key, x, labels, eps):
         loss=c.losses[-1],
         random=True,
     )
-    return {"right": is_right(refined_logits(k_test, worst), labels)}
+    return {"right": attacks.is_correct(refined_logits(k_test, worst), labels)}
 
 
 def distal(run, progress):

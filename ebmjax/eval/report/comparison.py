@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ebmjax import config, rundir, runs
+from ebmjax import config, rundir
 from ebmjax.eval.report import page
 from ebmjax.eval.report.run_report import in_order, measures
 from ebmjax.eval.result import FILE, FOLDER, REPORT, completed, read
@@ -56,7 +56,7 @@ def grouped(workdirs: Sequence[str]) -> list[Group]:
     members = defaultdict(list)
     seen = Counter()
     for workdir in workdirs:
-        c = runs.read_config(workdir)
+        c = rundir.read_config(workdir)
         kind = _kind(c)
         seen[kind, c.seed] += 1
         members[kind, seen[kind, c.seed]].append((workdir, _evaluated(workdir)))

@@ -129,6 +129,8 @@ def robustness_verdict(numbers: dict) -> Verdict:
         f" {numbers['clean_accuracy']:.1%}; PGD, {numbers['num_steps']} steps,"
         f" {' and '.join(numbers['losses']).replace('_', ' ')} loss"
     )
+    if num := max(x["num_nan_gradients"] for x in numbers["norms"].values()):
+        detail += f"; the gradient of {num} images had NaN: an upper bound"
     checks = [x["crosscheck"] for x in numbers["norms"].values() if "crosscheck" in x]
     if checks:
         agree = all(check["confirmed"] for check in checks)
@@ -182,9 +184,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         " that finds no mistake is no proof that there is none."
     )
     tiles = _distal_tiles(numbers, folder) if "distal" in numbers else None
-    return page.Section(
-        TASK.title, text, panels, [_table(numbers, n) for n in norms], tiles
-    )
+    return page.Section(text, panels, [_table(numbers, n) for n in norms], tiles)
 
 
 def figure(numbers: dict, norm: str):

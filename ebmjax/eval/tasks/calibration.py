@@ -123,9 +123,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
             "brier": ("Brier score", ".4f"),
         }.items()
     ]
-    return page.Section(
-        TASK.title, text, panels, [page.Table("Calibration errors", head, rows)]
-    )
+    return page.Section(text, panels, [page.Table("Calibration errors", head, rows)])
 
 
 def figures(numbers: dict, folder: epath.Path) -> dict:
