@@ -39,7 +39,7 @@ def main(argv):
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
     from ebmjax import processes, signals, train
-    from ebmjax.eval import run as evaluation
+    from ebmjax.eval import evaluate as evaluation
 
     try:
         run = train.fit(c, workdir, recipe=cli.recipe_of(_CONFIG.value, c))
@@ -51,11 +51,11 @@ def main(argv):
         return
     processes.restore_sigterm()
     progress = sys.stderr.isatty()
-    results = evaluation.evaluate(run, parts=c.eval.tasks, progress=progress)
+    results = evaluation.evaluate(run, progress=progress)
     if processes.index() == 0:
         cli.echo(evaluation.table(results))
         cli.echo(f"results written to {workdir}")
-    sys.exit(1 if evaluation.failed(results) else 0)
+    sys.exit(1 if evaluation.failures(results) else 0)
 
 
 def default_workdir(config: str) -> str:

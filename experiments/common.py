@@ -20,8 +20,8 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from ebmjax import cli, config, presets, processes, rundir, runs, train
-from ebmjax.eval import charts
-from ebmjax.eval import run as evaluation
+from ebmjax.eval import evaluate as evaluation
+from ebmjax.eval.report import charts
 
 
 class Spec(NamedTuple):
@@ -151,7 +151,7 @@ def result(
     if missing:
         print(f"evaluating {workdir}: {', '.join(missing)}", flush=True)
         numbers = evaluation.evaluate(
-            runs.load_with_config(str(workdir), c), parts=missing
+            runs.load_with_config(str(workdir), c), tasks=missing
         )
     for part in parts:
         if "error" in numbers[part]:

@@ -3,7 +3,7 @@
 python -m experiments.jem_calibration --train [--small]
 """
 
-from ebmjax.eval import charts
+from ebmjax.eval.report import charts
 from experiments import common
 from experiments.common import Spec, percent
 

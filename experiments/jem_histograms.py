@@ -7,7 +7,7 @@ The paper shows pictures without numbers; the table gives means and the AUROC.
 
 import numpy as np
 
-from ebmjax.eval import charts
+from ebmjax.eval.report import charts
 from experiments import common
 from experiments.common import Spec
 

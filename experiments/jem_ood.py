@@ -6,7 +6,7 @@ For JEM and a plain classifier. The paper's numbers, from memory, are of network
 trained on CIFAR-10.
 """
 
-from ebmjax.eval import summary
+from ebmjax.eval.tasks import ood
 from experiments import common
 from experiments.common import Spec
 
@@ -31,7 +31,7 @@ def report(results, paper=PAPER):
         sets = found.numbers["ood"]["sets"]
         columns = [*sets, *(name for name in SETS if name not in sets)]
         for score in SCORES:
-            heads = common.label(spec), summary.SCORES[score]
+            heads = common.label(spec), ood.SCORES[score].label
             ours = [_auroc(sets.get(name, {}), score) for name in columns]
             rows.append((*heads, "here", *ours))
             if (spec.objective, score) in paper:

@@ -7,7 +7,8 @@ the chain. The paper's curves use straight-through gradients, which are weaker a
 show more robustness; others report 4.28 % for JEM under AutoAttack at L∞ 8/255.
 """
 
-from ebmjax.eval import charts, summary
+from ebmjax.eval.report import charts
+from ebmjax.eval.task import NORMS
 from experiments import common
 from experiments.common import Spec, percent
 
@@ -20,7 +21,7 @@ def specs(small):
 
 def report(results):
     rows, pictures = [], {}
-    for norm, symbol in summary.NORMS.items():
+    for norm, symbol in NORMS.items():
         curves = {}
         for spec, found in results.items():
             name, attacks = common.label(spec), found.numbers["attacks"]

@@ -8,7 +8,7 @@ takes the midpoints of bins as confidence; the table has this and the usual ECE.
 
 import statistics
 
-from ebmjax.eval import charts
+from ebmjax.eval.report import charts
 from experiments import common
 from experiments.common import Spec, percent
 

@@ -105,27 +105,27 @@ LAYERS = """
     config_file presets
     kernels
     energy sgld replay losses
-    metrics augment optim models
-    parallel processes
-    signals objectives
+    metrics augment optim
+    models
+    processes
+    parallel signals objectives
     data
     recipe
     train_step
     rundir
     checkpoint writers pictures batching
-    recovery runs
+    runs recovery
     plan
     train
-    eval.norms eval.attacks eval.calibration eval.ood eval.frechet eval.refinement
-        eval.samples
-    eval.charts eval.page eval.found eval.summary eval.judge
-    eval.generation eval.parts eval.sections
+    eval.norms
+    eval.calibration eval.refinement eval.frechet eval.samples
+    eval.attacks eval.ood
     eval.report.charts eval.report.page eval.result eval.crosscheck
     eval.task
-    eval.tasks eval.ood_sets eval.robustness
-    eval.report eval.evaluate eval
-    eval.run
-    eval.compare
+    eval.ood_sets eval.robustness
+    eval.tasks
+    eval.report eval.evaluate
+    eval
     interop
     cli
     main eval.__main__ interop.__main__ data.__main__

@@ -7,7 +7,7 @@ import pytest
 
 from ebmjax import config, models, optim, parallel, presets
 from ebmjax.eval import attacks
-from ebmjax.eval import run as evaluation
+from ebmjax.eval import evaluate as evaluation
 from ebmjax.keys import DECAYS, KEYS, MODELS, NORMS, OPTIMIZERS, TASKS, Key
 
 

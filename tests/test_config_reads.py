@@ -8,7 +8,7 @@ from absl import flags
 
 from ebmjax import cli, main, objectives, processes, recipe, runs, train
 from ebmjax.config_file import load_config
-from ebmjax.eval import run as evaluation
+from ebmjax.eval import evaluate as evaluation
 from ebmjax.keys import KEYS, MODELS
 
 # These pass keys on or compare them, which is no use of them.
@@ -71,7 +71,7 @@ def test_every_key_is_read(read, tmp_path, monkeypatch):
     train.fit(c, str(tmp_path / "run"))
     run = runs.load(str(tmp_path / "run"))
     results = evaluation.evaluate(run, parts=tuple(evaluation.PARTS))
-    assert not evaluation.failed(results)
+    assert not evaluation.failures(results)
     c.recovery.update(max_loss=1e-6, max_recoveries=0)
     with pytest.raises(RuntimeError, match="diverged"):
         train.fit(c, str(tmp_path / "diverged"))

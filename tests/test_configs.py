@@ -9,7 +9,7 @@ import pytest
 
 from ebmjax import config, data, presets, recipe, runs, train, writers
 from ebmjax.config_file import find_config, load_config
-from ebmjax.eval import run as evaluation
+from ebmjax.eval import evaluate as evaluation
 
 NAMES = golden_configs.NAMES
 IMAGES = {  # height and width, channels, classes
@@ -73,7 +73,7 @@ def test_its_smoke_variant_trains_goes_on_and_is_evaluated(name, tmp_path, monke
     lines = list(writers.read(tmp_path / writers.METRICS))
     assert [x["step"] for x in lines if x["split"] == "train"] == [2, 4]
     assert all(np.isfinite(x["loss"]) for x in lines if x["split"] == "train")
-    evaluation.evaluate(runs.load(tmp_path), parts=c.eval.tasks)
+    evaluation.evaluate(runs.load(tmp_path), tasks=c.eval.tasks)
     results = json.loads((tmp_path / "eval.json").read_text())
     assert results["classification"]["num_images"] == 36
     assert results["run"]["step"] == 4

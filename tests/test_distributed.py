@@ -17,7 +17,7 @@ from programs import CLASSIFIER, LONG, NO_EVAL
 from test_train import numbers_of, state_of
 
 from ebmjax import runs, train
-from ebmjax.eval import run as evaluation
+from ebmjax.eval import evaluate as evaluation
 
 pytestmark = pytest.mark.slow
 SMALL_ATTACK = (
@@ -74,7 +74,7 @@ def test_two_processes_that_were_interrupted_are_one(alone, together):
 def test_two_processes_evaluate_as_one(alone, together):
     c = digits_mlp.get_config()
     found = evaluation.evaluate(
-        runs.load_with_config(str(alone), c), parts=c.eval.tasks
+        runs.load_with_config(str(alone), c), tasks=c.eval.tasks
     )
     for part in c.eval.tasks:
         ours, theirs = found[part], programs.results(together)[part]
@@ -87,7 +87,7 @@ def test_processes_with_different_settings_do_not_evaluate(alone, tmp_path):
     run = trained(alone, tmp_path)
     flags = {1: ["--eval.ood.sets=gaussian"]}
     told = programs.run(
-        run, "--parts=ood", evaluation=True, processes=2, different=flags, code=1
+        run, "--tasks=ood", evaluation=True, processes=2, different=flags, code=1
     )
     assert told.count("the config of processes [1] is not that of process 0") == 2
     assert not (run / "eval.json").exists()
@@ -101,7 +101,7 @@ def test_both_do_without_a_data_set_that_one_lacks(alone, tmp_path):
     np.savez(tmp_path / "home0" / "black.npz", image=images)
     programs.run(
         run,
-        "--parts=ood,classification",
+        "--tasks=ood,classification",
         "--eval.ood.sets='~/black.npz','uniform'",
         "--eval.ood.num_images=20",
         evaluation=True,
@@ -116,24 +116,32 @@ def test_both_do_without_a_data_set_that_one_lacks(alone, tmp_path):
     assert "log_density" in uniform["scores"]
 
 
-@pytest.mark.parametrize("where", ["in the middle of a part", "where one writes"])
-def test_what_fails_in_one_evaluating_process_ends_both(where, alone, tmp_path):
+def test_what_fails_in_one_evaluating_process_ends_both(alone, tmp_path):
     run = trained(alone, tmp_path)
-    flags, surroundings = ["--parts=classification"], {}
-    if where == "where one writes":
-        odd, reason = 0, "eval"
-        (run / reason).touch()  # a file where pictures are to go
-    else:
-        odd, reason = 1, "evaluation: attacks failed: module 'foolbox' has no"
-        (tmp_path / "foolbox.py").touch()
-        surroundings = {1: {"PYTHONPATH": str(tmp_path)}}
-        flags = ["--parts=attacks", "--eval.attacks.crosscheck", *SMALL_ATTACK]
+    (tmp_path / "foolbox.py").touch()
+    surroundings = {1: {"PYTHONPATH": str(tmp_path)}}
+    flags = ["--tasks=attacks", "--eval.attacks.crosscheck", *SMALL_ATTACK]
     how = dict(evaluation=True, processes=2, surroundings=surroundings)
     with programs.started(run, *flags, **how) as ours:
         codes = [program.wait(timeout=120) for program in ours]
         told = [program.told() for program in ours]
-    assert 0 not in codes and codes[odd] == 1, told
-    assert reason in told[odd] and f"This was process {odd} of several" in told[odd]
+    assert 0 not in codes and codes[1] == 1, told
+    reason = "evaluation task attacks failed: module 'foolbox' has no"
+    assert reason in told[1] and "This was process 1 of several" in told[1]
+    assert not (run / "eval.json").exists()
+
+
+def test_numbers_that_one_process_cannot_write_end_both_and_are_printed(
+    alone, tmp_path
+):
+    run = trained(alone, tmp_path)
+    (run / "eval").touch()  # where the folder of pictures should be
+    flags = ["--tasks=classification"]
+    with programs.started(run, *flags, evaluation=True, processes=2) as ours:
+        codes = [program.wait(timeout=120) for program in ours]
+        told = ours[0].told()
+    assert codes == [1, 1], told
+    assert "cannot be written" in told and "accuracy" in told
     assert not (run / "eval.json").exists()
 
 
@@ -149,7 +157,7 @@ def test_four_devices_checkpoint_goes_on_with_two(processes, together, tmp_path)
     workdir = shutil.copytree(together.with_name("half"), tmp_path / "run")
     how = dict(devices=2 // processes, processes=processes)
     told = programs.run(workdir, NO_EVAL, **how)
-    assert "resharding the chains of 4 devices to 2" in told
+    assert "dealing chains of 4 devices to 2" in told
     assert runs.load(workdir).step == 8
     stored = state_of(workdir)[1]["chains"]["samples"]
     assert stored.shape == (2, 200, 8, 8, 1)

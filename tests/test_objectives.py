@@ -209,12 +209,7 @@ def test_data_and_samples_have_dropout_of_their_own():
     watch = objectives.Term(lambda p: p.logits - p.sample_logits, ("data", "samples"))
     objective = objectives.objective(
         {"p_x": 1.0, "watch": 1.0, "approximate_mass": 1.0},
-        objectives.TERMS
-        | {
-            "watch": objectives.Term(
-                lambda p: p.logits - p.sample_logits, ("data", "samples")
-            )
-        },
+        objectives.TERMS | {"watch": watch},
     )
     _, aux = objectives.loss(
         PARAMS,

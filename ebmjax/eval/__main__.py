@@ -1,78 +1,100 @@
-r"""Evaluates a run that is there, or compares several.
+r"""Evaluates a run, or compares several runs that have been evaluated.
 
 python -m ebmjax.eval --workdir=runs/jem_digits
-python -m ebmjax.eval --workdir=runs/jem_digits --parts=calibration,ood \
-    --eval.ood.sets=svhn_cropped,interpolation
+python -m ebmjax.eval --workdir=runs/jem_digits --tasks=calibration,ood \
+    --eval.ood.sets=svhn_cropped,interpolation,./photos
 python -m ebmjax.eval --compare runs/classifier runs/jem --workdir=runs/compared
 """
 
+import re
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from ebmjax import cli, config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory")
-_PARTS = flags.DEFINE_list("parts", None, "which parts; all if not given")
+_TASKS = flags.DEFINE_list("tasks", None, "evaluation tasks; all if not given")
 _COMPARE = flags.DEFINE_bool(
     "compare", False, "compare the evaluated runs that follow; --workdir is new"
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "where the data are, if not where they were at training"
+)
+_CONFIG = flags.DEFINE_string(
+    "config", None, "the config file of a run that was trained with its get_recipe(c)"
 )
 cli.launch_flags()
 
 
-def parse(argv):
-    """absl's parser. A config's flags are read where they are defined, so that is
-    done here, where an error still becomes one sentence."""
-    try:
-        config_flags.DEFINE_config_dict("eval", config.default().eval)
-    except (AttributeError, TypeError, KeyError, *cli.USER_ERRORS) as error:
-        inner = error.args[0]  # a KeyError, for a key that does not exist
-        told = inner.args[0] if isinstance(inner, KeyError) else inner
-        sys.exit(f"error: --eval: {' '.join(str(told).split())}")
-    return cli.parse(argv)
-
-
-def _split(part):
-    return tuple(part.split(",")) if isinstance(part, str) else (part,)
+def parse(argv: list[str]) -> list[str]:
+    """As `cli.parse`, where --eval.key=value overrides config.eval.key of the run."""
+    return cli.parse([re.sub(r"^--?(no)?eval\.", r"--\1config.eval.", x) for x in argv])
 
 
 def main(argv):
+    overrides = dict(_override(x) for x in argv[1:] if x.startswith("--config."))
+    arguments = [x for x in argv[1:] if not x.startswith("--config.")]
     if _WORKDIR.value is None:
         raise ValueError("--workdir is missing: a run directory")
     if _COMPARE.value:
-        from ebmjax.eval import compare
+        from ebmjax.eval.report import comparison
 
-        print(compare.write(argv[1:], _WORKDIR.value))
-        print(f"all of it is in {_WORKDIR.value}")
-        return
-    if len(argv) > 1:
-        raise ValueError(f"what is {argv[1]!r}? Flags look like --eval.key=value")
+        cli.echo(comparison.write(arguments, _WORKDIR.value))
+        cli.echo(f"results written to {_WORKDIR.value}")
+    elif arguments:
+        raise ValueError(_unexpected(arguments[0]))
+    else:
+        _evaluate(overrides)
 
-    from ebmjax import rundir, runs
+
+def _override(argument):
+    """--config.KEY=VALUE, which was --eval... -> key and value."""
+    key, text = argument.removeprefix("--config.").split("=", 1)
+    if not key.startswith("eval."):
+        raise ValueError(_unexpected(argument))
+    if key not in config.KEYS:
+        near = config.nearest(key, config.KEYS)
+        raise ValueError(f"--{key}: config has no key {key!r}{near}")
+    return key, config.parse(key, text)
+
+
+def _unexpected(argument):
+    return f"unexpected argument {argument!r}; flags have the form --eval.key=value"
+
+
+def _evaluate(overrides):
+    from ebmjax import rundir
 
     c = rundir.read_config(_WORKDIR.value)
-    for key, value in config_flags.get_override_values(flags.FLAGS["eval"]).items():
-        if isinstance(value, tuple):  # a,b,c comes as one string
-            value = sum((_split(part) for part in value), ())
-        config.assign(c, f"eval.{key}", value)
+    if _DATA_DIR.value:
+        c.data.data_dir = str(rundir.expand(_DATA_DIR.value))
+    for key, value in overrides.items():
+        config.assign(c, key, value)
     config.check(c)
     cli.start(c.parallel)
 
     from ebmjax import processes
-    from ebmjax.eval import run as evaluation
+    from ebmjax.eval import evaluate as evaluation
 
     processes.restore_sigterm()
-
-    results = evaluation.evaluate(
-        runs.load_with_config(_WORKDIR.value, c),
-        parts=_PARTS.value or tuple(evaluation.PARTS),
-        progress=sys.stderr.isatty(),
-    )
+    tasks = _TASKS.value or overrides.get("eval.tasks") or tuple(evaluation.TASKS)
+    progress = sys.stderr.isatty()
+    results = evaluation.evaluate(_run(c), tasks=tasks, progress=progress)
     if processes.index() == 0:
-        print(evaluation.table(results))
-        print(f"all of it is in {_WORKDIR.value}")
-    sys.exit(1 if evaluation.failed(results) else 0)
+        cli.echo(evaluation.table(results))
+        if "not_saved" not in results["run"]:
+            cli.echo(f"results written to {_WORKDIR.value}")
+    sys.exit(1 if evaluation.failures(results, tasks) else 0)
+
+
+def _run(c):
+    """The run, with the code that its config file gives again."""
+    from ebmjax import runs
+
+    recipe = cli.recipe_of(_CONFIG.value, c) if _CONFIG.value else None
+    options = {} if recipe is None else {"recipe": recipe}
+    return runs.load_with_config(_WORKDIR.value, c, **options)
 
 
 if __name__ == "__main__":

@@ -1,60 +1,46 @@
-"""Robustness of a run: attacks, distances, refined classifiers, distal examples.
+"""Attacks on a run: the accuracy at each eps, distances to the nearest mistake.
 
 eps and distances are in the units of images in [0, 1], as in the literature; the
-networks, and `attacks`, see images in [-1, 1] and so twice of that.
+networks, and attacks, see images in [-1, 1] and so twice of that. An accuracy is a row
+{"eps", "eps_text", "accuracy"} of the share of images that are classified right.
 """
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebmjax import processes, runs
-from ebmjax.eval import attacks, calibration, judge, ood, refinement
-from ebmjax.eval.found import COLUMNS, Found, Watch, bytes_of, floats, key, npz, picture
+from ebmjax import runs
+from ebmjax.eval import attacks, crosscheck, ood, refinement
+from ebmjax.eval.result import Progress, key, to_uint8
+
+# (key, logits_fn, x, labels, *, norm, eps) -> x_adv: pure, x [B, H, W, C] in [-1, 1],
+# eps [B, 1, 1, 1] in the units of x, x_adv in the eps-ball about x and in [-1, 1].
+Attack = Callable[..., jax.Array]
 
 
-def attacked(run: runs.Run, watch: Watch) -> Found:
-    """Accuracy under attack, distances to the nearest mistake, refined classifiers
-    under attack, and distal adversarial examples."""
-    c, test = run.config.eval.attacks, run.splits().test
-    if c.crosscheck:
-        # Missing ones are missed before anything that takes long.
-        processes.on_every_process(judge.modules)
-    test = test.take(slice(c.num_images))
-    x, labels = floats(test.image), test.label
-    numbers = {
-        "num_images": len(labels),
-        "clean_accuracy": calibration.accuracy(run.logits(x), labels),
-        "losses": list(c.losses),
-        "num_steps": c.num_steps,
-        "num_restarts": c.num_restarts,
-        "step_share": c.step_share,
-        "norms": {},
-    }
-    files = {}
-    for norm in c.norms:
-        eps = eps_list(c, norm)
-        rows, worst = _sweep(run, x, labels, norm, eps, watch)
-        numbers["norms"][norm] = {"sweep": rows}
-        shown = _reference(norm, [text for _, text in eps])
-        numbers["norms"][norm]["pictured_eps"] = rows[shown]["eps_text"]
-        files[f"attack_{norm}.png"] = _attack_picture(x, worst[shown])
-        if c.distance_rounds:
-            distances = _distances(run, x, labels, norm, watch)
-            numbers["norms"][norm]["distances"] = distances
-            numbers["norms"][norm]["max_eps"] = _max_eps(c, norm)
-        if c.crosscheck:
-            watch(f"{norm}: foolbox on the same images")
-            numbers["norms"][norm]["judge"] = _judged(run, x, labels, norm, rows)
-    refined = x[: c.refine_images], labels[: c.refine_images]
-    for num_steps in c.refine_steps if c.refine_images else ():
-        found = _refined(run, *refined, num_steps, watch)
-        numbers.setdefault("refined", {})[f"{num_steps}"] = found
-    if c.distal_steps:
-        numbers["distal"], x = _distal(run, watch)
-        files["distal.png"] = picture(x, min(len(x), COLUMNS))
-        files["distal.npz"] = npz({"x": x})
-    return Found(numbers, files)
+class Target(NamedTuple):
+    """What is attacked."""
+
+    run: runs.Run
+    x: np.ndarray  # [N, H, W, C] in [-1, 1]
+    labels: np.ndarray  # [N]
+    progress: Progress
+
+    def map(self, fn, copies, *arrays, purpose, text):
+        """`run.map` of (x, labels, *arrays), the first two repeated `copies` times."""
+        return self.run.map(
+            fn,
+            np.tile(self.x, (copies, 1, 1, 1)),
+            np.tile(self.labels, copies),
+            *arrays,
+            key=key(self.run, purpose),
+            batch_size=self.run.config.eval.attacks.batch_size,
+            progress=self.progress(text),
+        )
 
 
 def eps_list(c, norm: str) -> list[tuple[float, str]]:
@@ -64,22 +50,35 @@ def eps_list(c, norm: str) -> list[tuple[float, str]]:
     return [(eps, f"{eps:g}") for eps in c.eps_l2]
 
 
-def _reference(norm, texts):
-    """Which eps stands for all in a headline: the literature's, if it is there."""
-    usual = {"linf": "8/255", "l2": "0.5"}[norm]
-    return texts.index(usual) if usual in texts else len(texts) // 2
-
-
-def _max_eps(c, norm):
+def max_eps(c, norm: str) -> float:
     return c.max_eps_linf / 255 if norm == "linf" else c.max_eps_l2
 
 
-def _sweep(run, x, labels, norm, eps, watch):
-    """Accuracy at each eps -> rows of numbers, and x_adv [E, N, H, W, C]."""
-    c = run.config.eval.attacks
+def accuracies(target: Target, attack: Callable, eps, *, purpose: str, text: str):
+    """`attack(model, key, x, labels, eps [B]) -> {"right": [B], ...}` at every eps.
+
+    -> rows, and the other arrays [E, N, ...]. All in one call: one program, in which
+    each image has its own eps.
+    """
+    num = len(target.labels)
+    each = np.repeat(np.float32([2 * value for value, _ in eps]), num)
+    out = target.map(attack, len(eps), each, purpose=purpose, text=text)
+    out = {k: v.reshape(len(eps), num, *v.shape[1:]) for k, v in out.items()}
+    rows = [
+        {"eps": value, "eps_text": text, "accuracy": float(np.mean(right))}
+        for (value, text), right in zip(eps, out.pop("right"), strict=True)
+    ]
+    return rows, out
+
+
+def pgd(target: Target, norm: str) -> tuple[dict, np.ndarray]:
+    """Accuracies under PGD, and what it made of x at the eps that is pictured."""
+    c = target.run.config.eval.attacks
+    eps = eps_list(c, norm)
+    texts = [text for _, text in eps]
 
     def attack(model, key, x, labels, eps):
-        worst = attacks.pgd(
+        worst, info = attacks.pgd(
             key,
             model.logits,
             x,
@@ -91,39 +90,60 @@ def _sweep(run, x, labels, norm, eps, watch):
             num_restarts=c.num_restarts * len(c.losses),
             loss=tuple(c.losses),
             early_stop=True,
+            return_info=True,
         )
-        return worst, model.logits(worst).argmax(axis=-1) == labels
+        right = attacks.is_correct(model.logits(worst), labels)
+        return {"x": worst, "right": right, "nan": info.nan_gradient}
 
-    # Every eps in one call: one program, in which each image has its own eps.
-    num = len(labels)
-    worst, correct = run.map(
-        attack,
-        np.tile(x, (len(eps), 1, 1, 1)),
-        np.tile(labels, len(eps)),
-        np.repeat(np.float32([2 * value for value, _ in eps]), num),
-        key=key(run, f"attack {norm}"),
-        batch_size=c.batch_size,
-        progress=watch(f"{norm}: {', '.join(text for _, text in eps)}"),
-    )
-    rows = [
-        {"eps": value, "eps_text": text, "accuracy": float(np.mean(part))}
-        for (value, text), part in zip(eps, correct.reshape(-1, num), strict=True)
-    ]
-    return rows, worst.reshape(-1, *x.shape)
+    names = {"purpose": f"attack {norm}", "text": f"{norm}: {', '.join(texts)}"}
+    rows, found = accuracies(target, attack, eps, **names)
+    # The literature's eps stands for all in a headline, if it is there.
+    usual = {"linf": "8/255", "l2": "0.5"}[norm]
+    pictured = texts.index(usual) if usual in texts else len(texts) // 2
+    numbers = {"sweep": rows, "pictured_eps": texts[pictured]}
+    numbers["num_nan_gradients"] = int(found["nan"].any(axis=0).sum())  # images
+    return numbers, found["x"][pictured]
 
 
-def _distances(run, x, labels, norm, watch):
+def own_attack(target: Target, norm: str, name: str, attack: Attack) -> list[dict]:
+    """Accuracies under a user's attack. Raises ValueError if x_adv breaks a rule of
+    `Attack`, or is not finite."""
+
+    def checked(model, key, x, labels, eps):
+        eps = eps[:, None, None, None]
+        z = attack(key, model.logits, x, labels, norm=norm, eps=eps)
+        if z.shape != x.shape:
+            raise ValueError(f"attack {name!r} returned {z.shape}, expected {x.shape}")
+        right = (attacks.is_correct(model.logits(image), labels) for image in (x, z))
+        return {
+            "right": functools.reduce(jnp.logical_and, right),
+            "size": attacks.NORMS[norm].size(z - x).reshape(-1),
+            "largest": jnp.abs(z).reshape(len(z), -1).max(axis=1),
+        }
+
+    eps = eps_list(target.run.config.eval.attacks, norm)
+    names = {"purpose": f"attack {norm} {name}", "text": f"{norm}: {name}"}
+    rows, found = accuracies(target, checked, eps, **names)
+    allowed = 2 * np.array([value for value, _ in eps])[:, None]
+    if not np.all(found["size"] <= 1.001 * allowed + 1e-6):  # nor where it is NaN
+        raise ValueError(f"attack {name!r} leaves the {norm} ball of size eps about x")
+    if not np.all(found["largest"] <= 1 + 1e-6):
+        raise ValueError(f"attack {name!r} leaves [-1, 1], the range of pixels")
+    return rows
+
+
+def distances(target: Target, norm: str) -> list[float]:
     """To the nearest mistake found, in units of [0, 1]; inf where none was."""
-    c = run.config.eval.attacks
+    c = target.run.config.eval.attacks
 
-    def search(model, k_search, x, labels):
+    def search(model, key, x, labels):
         return attacks.minimal_distance(
-            k_search,
+            key,
             model.logits,
             x,
             labels,
             norm=norm,
-            max_eps=2 * _max_eps(c, norm),
+            max_eps=2 * max_eps(c, norm),
             relative_step_size=c.step_share,
             num_steps=c.num_steps,
             num_rounds=c.distance_rounds,
@@ -132,103 +152,78 @@ def _distances(run, x, labels, norm, watch):
             early_stop=True,
         ).distance
 
-    distances = run.map(
-        search,
-        x,
-        labels,
-        key=key(run, f"distance {norm}"),
-        batch_size=c.batch_size,
-        progress=watch(f"{norm}: nearest mistakes"),
-    )
-    return [round(float(d), 5) for d in distances / 2]
+    names = {"purpose": f"distance {norm}", "text": f"{norm}: nearest mistakes"}
+    return [round(float(d), 5) for d in target.map(search, 1, **names) / 2]
 
 
-def _judged(run, x, labels, norm, rows):
-    c = run.config.eval.attacks
-    accuracies = judge.foolbox_accuracies(
-        run.model,
-        x,
-        labels,
+def foolbox(target: Target, norm: str, rows: list[dict]) -> dict:
+    """Accuracies under foolbox's attack, and whether it finds no more than `rows`."""
+    c = target.run.config.eval.attacks
+    target.progress(f"{norm}: foolbox on the same images")
+    theirs = crosscheck.foolbox_accuracies(
+        target.run.model,
+        target.x,
+        target.labels,
         norm=norm,
         eps=[2 * row["eps"] for row in rows],
         step_share=c.step_share,
         num_steps=c.num_steps,
         batch_size=c.batch_size,
     )
-    worst = max(
-        row["accuracy"] - theirs for row, theirs in zip(rows, accuracies, strict=True)
-    )
-    return {
-        "accuracies": accuracies,
-        # Ours may be one image higher, for the luck of random starts.
-        "confirmed": round(worst * len(labels)) <= 1,
-    }
+    gaps = [row["accuracy"] - other for row, other in zip(rows, theirs, strict=True)]
+    # Ours may be one image higher, for the luck of random starts.
+    confirmed = round(max(gaps) * len(target.labels)) <= 1
+    return {"accuracies": theirs, "confirmed": confirmed}
 
 
-def _refined(run, x, labels, num_steps, watch):
+def refined(target: Target, num_steps: int) -> dict:
     """JEM-k under attack, by the true gradient of its chain and straight through."""
-    c = run.config.eval.attacks
-    found = {"num_images": len(labels), "num_copies": c.refine_copies, "norms": {}}
+    c = target.run.config.eval.attacks
+    norms = {}
     for norm in c.norms:
         # The official script has this noise under L-infinity attacks only.
-        noise = c.refine_noise_std if norm == "linf" else 0.0
-        eps = [(0.0, "0"), *eps_list(c, norm)]
+        noise_std = c.refine_noise_std if norm == "linf" else 0.0
         curves = {}
         for gradient in c.refine_gradients:
-
-            def attack(
-                model, key, x, labels, eps, norm=norm, noise=noise, gradient=gradient
-            ):
-                classifier = refinement.refined_classifier(
-                    model.logits,
-                    num_steps=num_steps,
-                    num_copies=c.refine_copies,
-                    input_noise_std=noise,
-                    sampler=run.sampler,
-                    gradient=gradient,
-                )
-                k_attack, k_judge = jax.random.split(key)
-                found = attacks.pgd(
-                    k_attack,
-                    classifier,
-                    x,
-                    labels,
-                    norm=norm,
-                    eps=eps,
-                    step_size=c.step_share * eps,
-                    num_steps=c.num_steps,
-                    loss=c.losses[-1],
-                    random=True,
-                )
-                return classifier(k_judge, found).argmax(axis=-1) == labels
-
-            correct = run.map(
-                attack,
-                np.tile(x, (len(eps), 1, 1, 1)),
-                np.tile(labels, len(eps)),
-                np.repeat(np.float32([2 * value for value, _ in eps]), len(labels)),
-                key=key(run, f"refined {norm} {num_steps}"),
-                batch_size=c.batch_size,
-                progress=watch(f"JEM-{num_steps}, {norm}, {gradient} gradient"),
+            classifier = functools.partial(
+                refinement.refined_classifier,
+                num_steps=num_steps,
+                num_copies=c.refine_copies,
+                input_noise_std=noise_std,
+                sampler=target.run.sampler,
+                gradient=gradient,
             )
-            correct = correct.reshape(len(eps), -1).mean(axis=1)
-            curves[gradient] = [
-                {"eps": value, "eps_text": text, "accuracy": float(accuracy)}
-                for (value, text), accuracy in zip(eps, correct, strict=True)
-            ]
-        found["norms"][norm] = {"noise_std": noise, "gradients": curves}
-    return found
+            curves[gradient], _ = accuracies(
+                target,
+                functools.partial(_attack_refined, c, classifier, norm),
+                [(0.0, "0"), *eps_list(c, norm)],
+                purpose=f"refined {norm} {num_steps}",
+                text=f"JEM-{num_steps}, {norm}, {gradient} gradient",
+            )
+        norms[norm] = {"noise_std": noise_std, "gradients": curves}
+    num = len(target.labels)
+    return {"num_images": num, "num_copies": c.refine_copies, "norms": norms}
 
 
-def _attack_picture(x, worst):
-    """Ten columns: images, what was found, and the change, stretched to be seen."""
-    x, worst = x[:COLUMNS], worst[:COLUMNS]
-    change = worst - x
-    change = change / max(float(np.abs(change).max()), 1e-6)
-    return picture(np.concatenate([x, worst, change]), len(x))
+def _attack_refined(c, classifier, norm, model, key, x, labels, eps):
+    refined_logits = classifier(model.logits)
+    k_attack, k_test = jax.random.split(key)
+    worst = attacks.pgd(
+        k_attack,
+        refined_logits,
+        x,
+        labels,
+        norm=norm,
+        eps=eps,
+        step_size=c.step_share * eps,
+        num_steps=c.num_steps,
+        loss=c.losses[-1],
+        random=True,
+    )
+    return {"right": attacks.is_correct(refined_logits(k_test, worst), labels)}
 
 
-def _distal(run, watch):
+def distal(run, progress):
     """One example a class. -> numbers of each, and the images, uint8."""
     c = run.config.eval.attacks
     classes = np.arange(run.num_classes, dtype=np.int32)
@@ -248,8 +243,8 @@ def _distal(run, watch):
         before, after = model.energy(x), model.energy(found.x)
         return found.x, found.num_steps, jnp.exp(log_prob), -before, -after
 
-    found, num_steps, confidence, before, after = run.map(
-        climb, start, classes, progress=watch("distal adversarial examples")
+    x, num_steps, confidence, before, after = run.map(
+        climb, start, classes, progress=progress("distal adversarial examples")
     )
     rows = [
         {
@@ -261,4 +256,4 @@ def _distal(run, watch):
         }
         for k in classes
     ]
-    return rows, bytes_of(found)
+    return rows, to_uint8(x)

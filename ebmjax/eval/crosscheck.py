@@ -1,4 +1,4 @@
-"""An independent judge of our attacks: foolbox's, on the same images."""
+"""Crosscheck of our attacks: those of foolbox on the same images."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ from ebmjax import runs
 
 
 def modules():
-    """eagerpy and foolbox. Raises ImportError, saying what to install."""
+    """eagerpy and foolbox. Raises ImportError with what to install."""
     try:
         import eagerpy
         import foolbox
     except ImportError as error:
         raise ImportError(
-            "config.eval.attacks.crosscheck needs foolbox:"
-            " pip install 'ebmjax[foolbox]'"
+            "config.eval.attacks.crosscheck needs foolbox, which is not installed: pip"
+            " install 'ebmjax[foolbox]'"
         ) from error
     return eagerpy, foolbox
 

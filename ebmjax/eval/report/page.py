@@ -1,13 +1,16 @@
 """What a page is made of: panels, tables, sections, and the template they go into."""
 
 import base64
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jinja2
 import numpy as np
+from etils import epath
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-from ebmjax.eval import charts
+from ebmjax.eval.report import charts
 
 
 class Panel(NamedTuple):
@@ -17,39 +20,39 @@ class Panel(NamedTuple):
 
 
 class Row(NamedTuple):
-    cells: list[str]
-    best: tuple[int, ...] = ()
+    cells: Sequence[str]
+    best: tuple[int, ...] = ()  # the cells to be set in bold
 
 
 class Table(NamedTuple):
     title: str
-    head: list[str]
-    rows: list[Row]
+    head: Sequence[str]
+    rows: Sequence[Row]
     text: str = ""
 
 
 class Tiles(NamedTuple):
     title: str
     text: str
-    rows: list[Panel]
+    tiles: Sequence[Panel]
 
 
 class Section(NamedTuple):
-    title: str
     text: str
-    charts: list[Panel]
-    tables: list[Table] = []
+    panels: Sequence[Panel] = ()
+    tables: Sequence[Table] = ()
     tiles: Tiles | None = None
-    more_tables: list[Table] = []
-    more: list[Panel] = []
-    more_title: str = ""
+    more_title: str = ""  # of what is folded away
+    more_tables: Sequence[Table] = ()
+    more_panels: Sequence[Panel] = ()
+    title: str = ""  # the task's, if empty
     settings: str = ""
 
 
 def render(template: str, **content) -> str:
     """One of the templates beside this file, filled in; text is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ebmjax.eval"),
+        loader=jinja2.PackageLoader("ebmjax.eval.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -57,19 +60,22 @@ def render(template: str, **content) -> str:
     return environment.get_template(template).render(content)
 
 
-def drawn(figure, name, title, caption="") -> Panel:
+def figure_panel(figure: Figure, name: str, title: str, caption: str = "") -> Panel:
+    """A chart; `name` must be unique in the page."""
     return Panel(Markup(charts.svg(figure, name)), title, caption)
 
 
-def shown(folder, file, title, caption="") -> Panel:
-    return Panel(image((folder / file).read_bytes(), title), title, caption)
+def picture_panel(path: epath.Path, title: str, caption: str = "") -> Panel:
+    """A PNG file. Raises FileNotFoundError if it is not there."""
+    return Panel(image_tag(path.read_bytes(), title), title, caption)
 
 
-def image(png: bytes, alt: str) -> Markup:
+def image_tag(png: bytes, alt: str) -> Markup:
     data = base64.b64encode(png).decode()
     return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, data)
 
 
-def arrays_of(path):
+def load_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file."""
     with path.open("rb") as file:
         return dict(np.load(file))

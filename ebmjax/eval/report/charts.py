@@ -105,6 +105,8 @@ def histograms(named: dict[str, np.ndarray], xlabel: str) -> Figure:
     The range is that of 99 % of each; what lies beyond is in the outermost bins.
     """
     figure, (axes,) = _figure()
+    named = {name: x[np.isfinite(x)] for name, x in named.items()}
+    named = {name: x for name, x in named.items() if len(x)}
     ends = np.array([np.quantile(x, [0.005, 0.995]) for x in named.values()])
     low, high = ends[:, 0].min(), ends[:, 1].max()
     edges = np.linspace(low, max(high, low + 1e-6), 41)
@@ -148,6 +150,7 @@ def robustness(
 def trace(median, low, high) -> Figure:
     """The energy along chains: its median and the range of 90 % of them."""
     figure, (axes,) = _figure()
+    median, low, high = (np.asarray(x, float) for x in (median, low, high))
     steps = np.arange(len(median))
     axes.fill_between(steps, low, high, color=SERIES[0], alpha=0.25, lw=0)
     axes.plot(steps, median, color=SERIES[0], lw=1.6)

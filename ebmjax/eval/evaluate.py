@@ -1,0 +1,229 @@
+"""Evaluates a trained run: eval.json, pictures, report.html.
+
+The only module of the evaluation, with the comparison, that writes files.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from tqdm import tqdm
+
+from ebmjax import config, plan, processes, rundir, runs
+from ebmjax.eval.report import charts, run_report
+from ebmjax.eval.report.run_report import table
+from ebmjax.eval.result import (
+    FILE,
+    FOLDER,
+    REPORT,
+    Progress,
+    Result,
+    failures,
+    merge,
+    read,
+    to_json,
+)
+from ebmjax.eval.task import ADDED, Task
+from ebmjax.eval.tasks import TASKS
+
+__all__ = ["TASKS", "draw", "evaluate", "failures", "read", "table"]
+
+LOCK = ".eval.lock"
+
+
+def evaluate(
+    run: runs.Run | str | os.PathLike,
+    *,
+    tasks: Iterable[str] | Mapping[str, Task] | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Computes `tasks` of a run (or of a run directory), writes eval.json, the
+    pictures in eval/, and report.html.
+
+    `tasks` are names of `TASKS`, or {name: Task} with tasks from anywhere:
+    `TASKS | {"mine": Task(fn)}`. None is the run's `config.eval.tasks` and the tasks of
+    its recipe.
+
+    Returns the whole of eval.json: {"run": ..., task: numbers}. Tasks that are not
+    asked for stay as they were, even if another program writes them meanwhile. A task
+    that fails is {"error": why}, or keeps the numbers of an earlier evaluation with
+    {"last_error": {"error": why}}; `failures` lists such tasks. Where nothing can be
+    written the numbers are returned all the same, with the reason in "run" as
+    "not_saved".
+
+    Every process of a multi-host job calls this, the first one writes; what fails in
+    one of them alone is raised there. Raises ValueError for an unknown task,
+    FileNotFoundError where there is no run.
+    """
+    if not isinstance(run, runs.Run):
+        run = runs.load(os.fspath(run))
+    known = TASKS | dict(run.tasks or {})
+    if tasks is None:
+        tasks = (*run.config.eval.tasks, *(run.tasks or ()))
+    chosen = _chosen(tasks, known)
+    if processes.several():
+        _check_alike(run)
+    results = read(run.workdir) | {"run": json.loads(to_json(describe(run)))}
+    writes = jax.process_index() == 0
+    store = _Store(run, known | chosen) if writes else None
+    with tqdm(total=len(chosen), unit="task", disable=not (progress and writes)) as bar:
+        for name, task in chosen.items():
+            entry, files = _computed(run, name, task, Progress(bar, name))
+            processes.all_agree(True)  # that the task is done
+            results[name] = merge(results.get(name, {}), entry)
+            if store:
+                results = store.save(results, name, entry, files)
+            bar.update()
+    if store:
+        store.draw()
+    saved = processes.all_agree(store is None or store.error is None)
+    if not saved:
+        reason = store.error if store else "process 0 could not write them"
+        results["run"] = results["run"] | {"not_saved": reason}
+    return results
+
+
+def _chosen(tasks, known):
+    if not isinstance(tasks, Mapping):
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        for name in tasks:
+            if name not in known:
+                raise ValueError(
+                    f"unknown evaluation task {name!r}; expected {', '.join(known)}"
+                )
+        return {name: known[name] for name in tasks}
+    for name, task in tasks.items():
+        if not isinstance(task, Task) or not isinstance(name, str) or name == "run":
+            raise ValueError(
+                f"tasks[{name!r}] is {task!r}; expected a name other than 'run' and an"
+                " ebmjax.eval.task.Task"
+            )
+    return dict(tasks)
+
+
+def _check_alike(run):
+    """Raises ValueError unless all processes have this run, and its data."""
+    processes.check_same("the config", config.to_json(run.config).encode())
+    processes.check_same("the checkpoint", str(run.step).encode())
+    plan.read_on_every_process(run.splits)
+
+
+def _computed(run, name, task, progress):
+    """The task's entry of eval.json as whoever reads it finds it, and its files."""
+    started = time.monotonic()
+    try:
+        result = task.compute(run, progress)
+        result = result if isinstance(result, Result) else Result(result)
+        numbers = json.loads(to_json(result.numbers))
+        if taken := set(numbers) & set(ADDED):
+            raise ValueError(f"the numbers of a task cannot be called {taken}")
+        if odd := [x for x in result.files if x != pathlib.PurePath(x).name]:
+            raise ValueError(f"{odd[0]!r} is not the name of a file")
+    except Exception as error:  # whatever it is, the other tasks go on
+        logging.warning("evaluation task %s failed: %s", name, error)
+        logging.debug("traceback of evaluation task %s", name, exc_info=True)
+        if not processes.barrier():
+            raise  # the others wait for it: only its end can end them
+        numbers, result = {"error": f"{type(error).__name__}: {error}"}, Result({})
+    entry = numbers | {
+        "step": run.step,
+        "settings": settings(run, name),
+        "seconds": round(time.monotonic() - started, 1),
+        "files": sorted(result.files),
+    }
+    return json.loads(to_json(entry)), result.files
+
+
+class _Store:
+    """The files of an evaluation, shared with other programs that evaluate the run."""
+
+    def __init__(self, run, tasks):
+        self._workdir, self._tasks = run.workdir, tasks
+        self._folder = rundir.folder(run.workdir)
+        self.error = None
+        with self._noticed():
+            rundir.check_writable(run.workdir)
+            (self._folder / FOLDER).mkdir(exist_ok=True)
+
+    def save(self, results, name, entry, files):
+        """Adds a task to what eval.json holds now. -> eval.json, or `results` with the
+        task where nothing can be written."""
+        if self.error is None:
+            with self._noticed(ValueError), _lock(self._folder):
+                stored = read(self._workdir) | {"run": results["run"]}
+                stored[name] = merge(stored.get(name, {}), entry)
+                for file, content in files.items():
+                    rundir.write(self._folder / FOLDER / file, content)
+                rundir.write(self._folder / FILE, to_json(stored))
+                return stored
+        return results
+
+    def draw(self):
+        if self.error is None:
+            with self._noticed():
+                draw(self._workdir, tasks=self._tasks)
+
+    @contextlib.contextmanager
+    def _noticed(self, *damaged):
+        """What keeps files from being written costs no numbers."""
+        try:
+            yield
+        except (OSError, *damaged) as error:
+            self.error = f"{self._workdir} cannot be written: {error}"
+            logging.error("%s; the numbers are not saved", self.error)
+
+
+def _lock(folder):
+    """Held while eval.json is changed, or the report is drawn from it."""
+    return rundir.lock(folder / LOCK, timeout=600)
+
+
+def draw(workdir: str, *, tasks: Mapping[str, Task] = TASKS) -> None:
+    """Writes report.html, and its main charts as PNG, from what is in eval.json."""
+    root = rundir.folder(workdir)
+    folder = root / FOLDER
+    with _lock(root):
+        results = read(workdir)
+        for name, figure in run_report.figures(results, folder, tasks).items():
+            rundir.write(folder / f"{name}.png", charts.png(figure))
+        page = run_report.render(results, folder, tasks)
+        rundir.write(root / REPORT, page)
+
+
+def describe(run: runs.Run) -> dict:
+    """What stands above every report of a run."""
+    c = run.config
+    return {
+        "name": rundir.folder(run.workdir).name,
+        "step": run.step,
+        "recoveries": run.recoveries,
+        "checkpoint": c.eval.checkpoint,
+        "ema": c.eval.ema,
+        "data": c.data.name,
+        "seed": c.seed,
+        "class_names": list(run.class_names),
+        "image_shape": list(run.image_shape),
+        "objective": {k: v for k, v in c.objective.items() if v},
+        "model": c.model.to_dict(),
+    }
+
+
+def settings(run: runs.Run, task: str) -> dict:
+    """What the numbers of a task depend on: its own keys of config.eval, and those of
+    the run that all tasks read."""
+    c = run.config
+    own = c.eval[task] if task in c.eval else None
+    own = own.to_dict() if isinstance(own, ml_collections.ConfigDict) else {}
+    return own | {
+        "checkpoint": c.eval.checkpoint,
+        "ema": c.eval.ema,
+        "seed": c.seed,
+        "sgld": {"step_size": c.sgld.step_size, "noise_std": c.sgld.noise_std},
+    }

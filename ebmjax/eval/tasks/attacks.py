@@ -1,0 +1,311 @@
+"""Adversarial robustness: attacks, distances to the nearest mistake, refined
+classifiers under attack, distal adversarial examples.
+
+eps and distances are in the units of images in [0, 1], as in the literature; the
+networks, and attacks, see images in [-1, 1] and so twice of that.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from etils import epath
+
+from ebmjax import augment, pictures, processes, runs
+from ebmjax.eval import calibration, crosscheck, robustness
+from ebmjax.eval.report import charts, page
+from ebmjax.eval.result import (
+    COLUMNS,
+    Progress,
+    Result,
+    finite_logits,
+    has_images,
+    npz,
+    picture,
+    skipped,
+)
+from ebmjax.eval.task import NORMS, Column, Measure, Task, Verdict, formatted
+
+UNITS = {"linf": (255, "255ths"), "l2": (1, "[0, 1] units")}  # of eps in charts
+
+
+def task(attacks: Mapping[str, robustness.Attack]) -> Task:
+    """The task with more attacks than PGD: their accuracies stand beside its.
+
+    Raises ValueError for a name that the report has for another curve.
+    """
+    if taken := {"PGD", "foolbox", "nearest mistake"} & set(attacks):
+        raise ValueError(f"{taken.pop()!r} cannot be the name of an own attack")
+    return TASK._replace(compute=functools.partial(compute, more=attacks))
+
+
+def compute(
+    run: runs.Run,
+    progress: Progress,
+    more: Mapping[str, robustness.Attack] = MappingProxyType({}),
+) -> Result:
+    """PGD and `more` attacks at each eps, and what the config asks for beside."""
+    if not has_images(run):
+        return skipped("attacks are bounded in pixels: the data are vectors")
+    c, test = run.config.eval.attacks, run.splits().test
+    if c.crosscheck:  # what is not installed is missed before anything takes long
+        processes.on_every_process(crosscheck.modules)
+    test = test.take(slice(c.num_images))
+    x, labels = np.asarray(augment.to_float(test.image)), test.label
+    numbers = {
+        "num_images": len(labels),
+        "clean_accuracy": calibration.accuracy(finite_logits(run, x), labels),
+        "losses": list(c.losses),
+        "num_steps": c.num_steps,
+        "num_restarts": c.num_restarts,
+        "step_share": c.step_share,
+        "norms": {},
+    }
+    files, target = {}, robustness.Target(run, x, labels, progress)
+    for norm in c.norms:
+        of_norm, worst = robustness.pgd(target, norm)
+        files[f"attack_{norm}.png"] = _attack_picture(x, worst)
+        of_norm["attacks"] = {
+            name: robustness.own_attack(target, norm, name, attack)
+            for name, attack in more.items()
+        }
+        if c.distance_rounds:
+            of_norm["distances"] = robustness.distances(target, norm)
+            of_norm["max_eps"] = robustness.max_eps(c, norm)
+        if c.crosscheck:
+            of_norm["crosscheck"] = robustness.foolbox(target, norm, of_norm["sweep"])
+        numbers["norms"][norm] = of_norm
+    num = c.refine_images
+    first = robustness.Target(run, x[:num], labels[:num], progress)
+    for num_steps in c.refine_steps if num else ():
+        refined = robustness.refined(first, num_steps)
+        numbers.setdefault("refined", {})[f"{num_steps}"] = refined
+    if c.distal_steps:
+        numbers["distal"], x = robustness.distal(run, progress)
+        files["distal.png"] = picture(x, min(len(x), COLUMNS))
+        files["distal.npz"] = npz({"x": x})
+    return Result(numbers, files)
+
+
+def _attack_picture(x, worst):
+    """Ten columns: images, what was found, and the change, stretched to be seen."""
+    x, worst = x[:COLUMNS], worst[:COLUMNS]
+    change = worst - x
+    change = change / max(float(np.abs(change).max()), 1e-6)
+    return picture(np.concatenate([x, worst, change]), len(x))
+
+
+# --- how it is shown -----------------------------------------------------------
+
+
+def curves(numbers: dict, norm: str) -> dict[str, list[dict]]:
+    """{attack, or what it was made on: rows} of all accuracies under `norm`."""
+    of_norm = numbers["norms"][norm]
+    clean = {"eps": 0.0, "eps_text": "0", "accuracy": numbers["clean_accuracy"]}
+    rows = {"PGD": of_norm["sweep"]} | of_norm["attacks"]
+    if "crosscheck" in of_norm:
+        pairs = zip(of_norm["sweep"], of_norm["crosscheck"]["accuracies"], strict=True)
+        rows["foolbox"] = [row | {"accuracy": accuracy} for row, accuracy in pairs]
+    rows = {name: [clean, *of_attack] for name, of_attack in rows.items()}
+    for k, refined in numbers.get("refined", {}).items():
+        for gradient, points in refined["norms"][norm]["gradients"].items():
+            rows[f"JEM-{k}, {gradient.replace('_', ' ')} gradient"] = points
+    return rows
+
+
+def _at(rows, eps_text):
+    return next(row["accuracy"] for row in rows if row["eps_text"] == eps_text)
+
+
+def robustness_verdict(numbers: dict) -> Verdict:
+    answers, at = [], []
+    for norm, of_norm in numbers["norms"].items():
+        eps = of_norm["pictured_eps"]
+        answers.append(f"{_at(of_norm['sweep'], eps):.1%}")
+        at.append(f"{NORMS[norm]} {eps}")
+    detail = (
+        f"accuracy at {' and at '.join(at)} on {numbers['num_images']} images, clean"
+        f" {numbers['clean_accuracy']:.1%}; PGD, {numbers['num_steps']} steps,"
+        f" {' and '.join(numbers['losses']).replace('_', ' ')} loss"
+    )
+    if num := max(x["num_nan_gradients"] for x in numbers["norms"].values()):
+        detail += f"; the gradient of {num} images had NaN: an upper bound"
+    checks = [x["crosscheck"] for x in numbers["norms"].values() if "crosscheck" in x]
+    if checks:
+        agree = all(check["confirmed"] for check in checks)
+        detail += f"; foolbox finds {'no more' if agree else 'MORE'}"
+    return Verdict(" / ".join(answers), detail)
+
+
+def measures(numbers: dict) -> list[Measure]:
+    rows = []
+    for norm, of_norm in numbers["norms"].items():
+        for name, of_attack in ({"": of_norm["sweep"]} | of_norm["attacks"]).items():
+            rows += [
+                Measure(
+                    f"accuracy at {NORMS[norm]} {row['eps_text']}"
+                    + (f", {name}" if name else ""),
+                    row["accuracy"],
+                    "%",
+                    "higher",
+                )
+                for row in of_attack
+            ]
+    for k, refined in numbers.get("refined", {}).items():
+        for norm, of_norm in refined["norms"].items():
+            eps = numbers["norms"][norm]["pictured_eps"]
+            # What counts is the attack that found more.
+            accuracy = min(_at(rows, eps) for rows in of_norm["gradients"].values())
+            name = f"JEM-{k}, accuracy at {NORMS[norm]} {eps}"
+            rows.append(Measure(name, accuracy, "%", "higher"))
+    return rows
+
+
+def section(numbers: dict, folder: epath.Path) -> page.Section:
+    panels, norms = [], numbers["norms"]
+    for norm, of_norm in norms.items():
+        title = f"Accuracy under {NORMS[norm]} attacks."
+        caption = _caption(numbers, of_norm)
+        panels.append(
+            page.figure_panel(figure(numbers, norm), f"attack-{norm}", title, caption)
+        )
+    for norm, of_norm in norms.items():
+        panels.append(
+            page.picture_panel(
+                folder / f"attack_{norm}.png",
+                f"{NORMS[norm]}, eps {of_norm['pictured_eps']}.",
+                "Test images, the worst that was found, and the change, stretched.",
+            )
+        )
+    text = (
+        f"Share of the first {numbers['num_images']} test images that are still"
+        " classified right, those that were wrong before counting as wrong. An attack"
+        " that finds no mistake is no proof that there is none."
+    )
+    tiles = _distal_tiles(numbers, folder) if "distal" in numbers else None
+    return page.Section(text, panels, [_table(numbers, n) for n in norms], tiles)
+
+
+def figure(numbers: dict, norm: str):
+    """Accuracy against eps by every attack, and by the distances."""
+    of_norm = numbers["norms"][norm]
+    lines = {
+        name: ([row["eps"] for row in rows], [row["accuracy"] for row in rows])
+        for name, rows in curves(numbers, norm).items()
+    }
+    if "distances" in of_norm:
+        lines["nearest mistake"] = survival(of_norm["distances"], of_norm["max_eps"])
+    scale, unit = UNITS[norm]
+    lines = {name: ([scale * e for e in eps], y) for name, (eps, y) in lines.items()}
+    return charts.robustness(lines, f"{NORMS[norm]} eps, {unit}")
+
+
+def survival(distances: list, max_eps: float) -> tuple[list, list]:
+    """(eps, share of images whose nearest mistake is farther); None is farther yet."""
+    far = np.array([np.inf if d is None else d for d in distances])
+    eps = np.linspace(0, max_eps, 101)
+    return list(eps), [float(np.mean(far > e)) for e in eps]
+
+
+def _caption(numbers, of_norm):
+    caption = (
+        f"PGD: {numbers['num_steps']} steps of {numbers['step_share']:g} eps,"
+        " random starts for each loss"
+        f" ({', '.join(numbers['losses']).replace('_', ' ')}):"
+        f" {numbers['num_restarts']}; the worst counts."
+    )
+    if "distances" in of_norm:
+        far = [np.inf if d is None else d for d in of_norm["distances"]]
+        if np.isfinite(median := np.median(far)):
+            caption += f" Median distance of the nearest mistake: {median:.3g}."
+    for k, refined in numbers.get("refined", {}).items():
+        caption += (
+            f" JEM-{k}: {refined['num_images']} images, {refined['num_copies']} copies."
+        )
+    return caption
+
+
+def _table(numbers, norm):
+    of_norm, text = numbers["norms"][norm], ""
+    rows = [
+        page.Row([name, *(f"{row['accuracy']:.1%}" for row in points)])
+        for name, points in curves(numbers, norm).items()
+    ]
+    if "crosscheck" in of_norm:
+        text = (
+            "foolbox finds no more mistakes, but for one image at most."
+            if of_norm["crosscheck"]["confirmed"]
+            else "foolbox finds MORE mistakes: use more steps or restarts."
+        )
+    head = ["eps", "0", *(row["eps_text"] for row in of_norm["sweep"])]
+    return page.Table(f"Accuracy under {NORMS[norm]} attacks", head, rows, text)
+
+
+def _distal_tiles(numbers, folder):
+    images, settings = page.load_arrays(folder / "distal.npz")["x"], numbers["settings"]
+    tiles = []
+    for row, x in zip(numbers["distal"], images, strict=True):
+        after, before = row["log_density"], row["log_density_of_noise"]
+        gained = None if None in (after, before) else after - before
+        tiles.append(
+            page.Panel(
+                page.image_tag(pictures.png(x, height=96), f"distal: {row['class']}"),
+                row["class"],
+                f"{formatted(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
+                f" log p {formatted(after, '+.1f')} ({formatted(gained, '+.1f')})",
+            )
+        )
+    return page.Tiles(
+        "Distal adversarial examples",
+        "From uniform noise up log p(class | x) until the model is"
+        f" {settings['distal_confidence']:.0%} sure, in steps of"
+        f" {settings['distal_step_size']:g} (L2, on [-1, 1]). Does it look like the"
+        " class? In brackets the gain in log p(x).",
+        tiles,
+    )
+
+
+def figures(numbers: dict, folder: epath.Path) -> dict:
+    return {f"accuracy_{norm}": figure(numbers, norm) for norm in numbers["norms"]}
+
+
+def compare(columns: Sequence[Column]) -> list[page.Panel]:
+    """Mean accuracy over the runs of each column, and their distal examples."""
+    panels = []
+    for norm, (scale, unit) in UNITS.items():
+        lines = {c.label: line for c in columns if (line := _mean_curve(c, norm))}
+        scaled = {n: ([scale * e for e in eps], y) for n, (eps, y) in lines.items()}
+        if lines:
+            figure = charts.robustness(scaled, f"{NORMS[norm]} eps, {unit}")
+            title = f"Accuracy under {NORMS[norm]} attacks."
+            panels.append(page.figure_panel(figure, f"attack-{norm}", title))
+    return panels + [
+        page.picture_panel(column.folder / "distal.png", column.label, caption)
+        for caption in ["Distal examples: from noise up p(class | x), one a class."]
+        for column in columns
+        if "distal.png" in column.numbers[0]["files"]
+    ]
+
+
+def _mean_curve(column, norm):
+    """(eps, accuracy) under PGD at each eps that all the runs have."""
+    accuracies: dict[float, list] = {}
+    for numbers in column.numbers:
+        if norm in numbers["norms"]:
+            for row in curves(numbers, norm)["PGD"]:
+                accuracies.setdefault(row["eps"], []).append(row["accuracy"])
+    most = max(map(len, accuracies.values()), default=0)
+    eps = sorted(e for e, x in accuracies.items() if len(x) == most)
+    return eps and (eps, [float(np.mean(accuracies[e])) for e in eps])
+
+
+TASK = Task(
+    compute,
+    title="Adversarial robustness",
+    verdict=robustness_verdict,
+    measures=measures,
+    section=section,
+    figures=figures,
+    compare=compare,
+)

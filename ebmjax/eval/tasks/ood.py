@@ -1,0 +1,320 @@
+"""Out-of-distribution detection: how well scores tell test examples from other sets."""
+
+import functools
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from sklearn.metrics import roc_curve
+
+from ebmjax import runs
+from ebmjax.eval import ood, ood_sets
+from ebmjax.eval.report import charts, page
+from ebmjax.eval.result import (
+    COLUMNS,
+    Progress,
+    Result,
+    has_images,
+    key,
+    npz,
+    picture,
+)
+from ebmjax.eval.task import Measure, Task, Verdict
+
+
+class Score(NamedTuple):
+    """A score of examples, larger on those like the training data.
+
+    `fn(logits_fn, x [B, ...]) -> [B]` is pure; `label` is how reports call it, `axis`
+    what stands below its histogram.
+    """
+
+    fn: Callable
+    label: str
+    axis: str = ""
+
+
+_LABELS = {
+    "log_density": ("log p(x)", "log p(x) + log Z, nats"),
+    "max_log_prob": ("max p(y | x)", "log max p(y | x), nats"),
+    "approximate_mass": ("approximate mass", "-‖d log p(x) / dx‖"),
+    "negative_entropy": ("−entropy of p(y | x)", ""),
+    "max_logit": ("max logit", ""),
+}
+SCORES = {
+    name: Score(fn, *_LABELS.get(name, (name,))) for name, fn in ood.SCORES.items()
+}
+REFINEMENT_LABELS = {
+    "refined_log_density": "log p(x) gained in refinement",
+    "refined_grad_norm": "gradient lost in refinement",
+    "refined_distance": "distance moved in refinement",
+}
+NUM_HISTOGRAMS = 3  # that are not folded away: the scores of the JEM paper
+TABLES = {
+    "auroc": ("AUROC", max),
+    "fpr95_in": ("Share of OOD accepted with 95 % of test examples", min),
+    "fpr95_out": ("Share of test examples rejected with 95 % of OOD", min),
+    "aupr_in": ("AUPR, test examples positive", max),
+    "aupr_out": ("AUPR, OOD positive", max),
+}
+
+
+def task(scores: Mapping[str, Score] = SCORES) -> Task:
+    """The task with these scores: `SCORES | {"mine": Score(fn, "my score")}`.
+
+    Raises ValueError for a name that cannot be part of a file name.
+    """
+    for name in scores:
+        if not re.fullmatch(r"[\w.-]+", name) or name in REFINEMENT_LABELS:
+            raise ValueError(
+                f"{name!r} cannot be the name of an OOD score: use letters, digits and"
+                " underscores, and none of " + ", ".join(REFINEMENT_LABELS)
+            )
+    return TASK._replace(compute=functools.partial(compute, scores=scores))
+
+
+def compute(
+    run: runs.Run, progress: Progress, scores: Mapping[str, Score] = SCORES
+) -> Result:
+    """AUROC, AUPR and FPR of each score against each set of `eval.ood.sets`.
+
+    A set that cannot be read is an {"error": why} in its place, a score that is not
+    finite somewhere is one in "not_finite"; the others stay.
+    """
+    c = run.config.eval.ood
+    test = run.splits().test.image[: c.num_images]
+    images, sets = ood_sets.read_all(run, tuple(dict.fromkeys(c.sets)), test, progress)
+    images = {"test": test} | images
+    by_set = _scores(run, scores, images, progress)
+    not_finite = _not_finite(by_set)
+    kept = [score for score in by_set["test"] if score not in not_finite]
+    if not kept:
+        raise ValueError(f"no score is finite: {not_finite}")
+    inside = by_set.pop("test")
+    for name, outside in by_set.items():
+        metrics = {k: ood_metrics(inside[k], outside[k]) for k in kept}
+        sets[name] = {"num_images": len(images[name]), "scores": metrics}
+    labels = {name: score.label for name, score in scores.items()} | REFINEMENT_LABELS
+    completed = [x["scores"] for x in sets.values() if "scores" in x]
+    rows = {name: x[:COLUMNS] for name, x in images.items() if len(x) >= COLUMNS}
+    numbers = {
+        "num_images": len(test),
+        "noise_std": c.noise_std,
+        "refine_steps": c.refine_steps,
+        "labels": {score: labels[score] for score in kept},
+        "axes": {name: score.axis for name, score in scores.items() if score.axis},
+        "sets": {name: sets[name] for name in dict.fromkeys(c.sets)},  # in order
+        "mean": _mean(completed),
+        "pictured": list(rows) if has_images(run) else [],
+        "not_finite": not_finite,
+    }
+    arrays = {"test": inside} | by_set
+    arrays = {f"{n}/{k}": v for n, x in arrays.items() for k, v in x.items()}
+    files = {"ood_scores.npz": npz(arrays)}
+    if numbers["pictured"]:
+        files["ood_examples.png"] = picture(np.concatenate([*rows.values()]), COLUMNS)
+    return Result(numbers, files)
+
+
+def _scores(run, scores, images, progress):
+    """{set: {score: [N]}}, all sets in one call, so that scores are compiled once."""
+    c = run.config.eval.ood
+
+    def score_batch(model, key, image):
+        k_noise, k_chain = jax.random.split(key)
+        x = model.to_float(image)
+        x = x + c.noise_std * jax.random.normal(k_noise, x.shape)
+        values = {}
+        for name, score in scores.items():
+            values[name] = score.fn(model.logits, x)
+            if values[name].shape != x.shape[:1]:
+                raise ValueError(
+                    f"OOD score {name!r} returned shape {values[name].shape} for"
+                    f" {len(x)} examples, expected {x.shape[:1]}"
+                )
+        if c.refine_steps:
+            refined = ood.refinement_scores(
+                k_chain,
+                model.logits,
+                x,
+                num_steps=c.refine_steps,
+                sampler=run.sampler,
+            )
+            values |= {f"refined_{k}": v for k, v in refined._asdict().items()}
+        return values
+
+    values = run.map(
+        score_batch,
+        np.concatenate(list(images.values())),
+        key=key(run, "ood"),
+        progress=progress(f"scores of {', '.join(images)}"),
+    )
+    ends = np.cumsum([len(x) for x in images.values()])[:-1]
+    by_set = {name: {} for name in images}
+    for score, of_all in values.items():
+        for name, of_set in zip(images, np.split(of_all, ends), strict=True):
+            by_set[name][score] = of_set
+    return by_set
+
+
+def _not_finite(by_set):
+    """{score: {"error": where it is NaN or infinite}}: such scores rank nothing."""
+    errors = {}
+    for name, scores in by_set.items():
+        for score, values in scores.items():
+            if bad := int(np.sum(~np.isfinite(values))):
+                where = f"{bad} of {len(values)} examples of {name}"
+                errors.setdefault(score, {"error": f"not finite on {where}"})
+    return errors
+
+
+def ood_metrics(score_in: np.ndarray, score_out: np.ndarray) -> dict[str, float]:
+    """[N], [M] -> AUROC, AUPR and FPR at 95 %, the latter two in both directions."""
+    pair = score_in, score_out
+    return {
+        "auroc": ood.auroc(*pair),
+        "aupr_in": ood.aupr(*pair),
+        "aupr_out": ood.aupr(*pair, positive="out"),
+        "fpr95_in": ood.fpr_at_tpr(*pair),
+        "fpr95_out": ood.fpr_at_tpr(*pair, positive="out"),
+    }
+
+
+def _mean(sets):
+    """Of {score: {metric: number}} over sets."""
+    if not sets:
+        return {}
+    return {
+        score: {
+            metric: float(np.mean([x[score][metric] for x in sets]))
+            for metric in TABLES
+        }
+        for score in sets[0]
+    }
+
+
+# --- how it is shown -----------------------------------------------------------
+
+
+def set_labels(names: Sequence[str]) -> dict[str, str]:
+    """{set: how it is called}: for a path its last part, if that is not ambiguous."""
+    last = {name: pathlib.PurePath(name).name or name for name in names}
+    counts = Counter([*last.values(), "test"])
+    return {name: label if counts[label] == 1 else name for name, label in last.items()}
+
+
+def _completed_sets(numbers):
+    return {n: x["scores"] for n, x in numbers["sets"].items() if "scores" in x}
+
+
+def ood_verdict(numbers: dict) -> Verdict:
+    sets, labels = _completed_sets(numbers), set_labels(numbers["sets"])
+    unread = [labels[name] for name, x in numbers["sets"].items() if "error" in x]
+    failed = f"failed: {', '.join(unread)}" if unread else ""
+    if not sets:
+        return Verdict("no set", failed or "config.eval.ood.sets is empty")
+    main, *others = list(numbers["labels"])[:NUM_HISTOGRAMS]
+    hardest = min(sets, key=lambda name: sets[name][main]["auroc"])
+    label, mean = numbers["labels"], numbers["mean"]
+    details = [
+        f"by {label[main]}, mean of {len(sets)} sets; the hardest is {labels[hardest]}"
+        f" with {sets[hardest][main]['auroc']:.3f}",
+        *(f"{label[score]} {mean[score]['auroc']:.3f}" for score in others),
+        *([failed] if failed else []),
+    ]
+    return Verdict(f"AUROC {mean[main]['auroc']:.3f}", "; ".join(details))
+
+
+def measures(numbers: dict) -> list[Measure]:
+    mean = numbers["mean"]
+    return [
+        Measure(f"mean AUROC, {label}", mean[score]["auroc"], "", "higher")
+        for score, label in numbers["labels"].items()
+        if score in mean
+    ]
+
+
+def section(numbers: dict, folder: epath.Path) -> page.Section:
+    sets, labels = _completed_sets(numbers), set_labels(numbers["sets"])
+    text = (
+        f"Each score should be larger on the {numbers['num_images']:,} test examples"
+        " than on those of other sets. All carry Gaussian noise of"
+        f" {numbers['noise_std']:g} (in the units of the network's input); refinement"
+        f" is {numbers['refine_steps']} sampling steps."
+    )
+    histograms, rocs = [], []
+    arrays = page.load_arrays(folder / "ood_scores.npz")
+    for score, label in numbers["labels"].items() if sets else ():
+        figure = histogram(numbers, arrays, score)
+        histograms.append(page.figure_panel(figure, f"ood-{score}", f"{label}."))
+        curves = {labels[name]: _roc(arrays, name, score) for name in sets}
+        figure = charts.roc(curves)
+        rocs.append(page.figure_panel(figure, f"roc-{score}", f"ROC by {label}."))
+    panels = histograms[:NUM_HISTOGRAMS]
+    if "ood_examples.png" in numbers["files"]:
+        order = ", ".join(labels.get(name, name) for name in numbers["pictured"])
+        path = folder / "ood_examples.png"
+        panels.append(page.picture_panel(path, "The sets.", f"Rows: {order}."))
+    tables = [_table(numbers, sets, metric) for metric in TABLES if sets]
+    return page.Section(
+        text,
+        panels,
+        tables[:2],
+        more_title="More tables, ROC curves and the other scores" if sets else "",
+        more_tables=tables[2:],
+        more_panels=rocs + histograms[NUM_HISTOGRAMS:],
+    )
+
+
+def histogram(numbers: dict, arrays: Mapping[str, np.ndarray], score: str):
+    """Of one score, on the test set and all sets that were read."""
+    sets = _completed_sets(numbers)
+    labels = {"test": "test"} | set_labels(numbers["sets"])
+    named = {labels[name]: arrays[f"{name}/{score}"] for name in ("test", *sets)}
+    axis = numbers["axes"].get(score) or numbers["labels"][score]
+    return charts.histograms(named, axis)
+
+
+def _roc(arrays, name, score):
+    """At most 200 points of the curve: shares accepted of the set, and of test."""
+    inside, outside = arrays[f"test/{score}"], arrays[f"{name}/{score}"]
+    is_inside = np.repeat([1, 0], [len(inside), len(outside)])
+    scores = np.concatenate([inside, outside])
+    fpr, tpr, _ = roc_curve(is_inside, scores, drop_intermediate=False)
+    keep = np.unique(np.linspace(0, len(fpr) - 1, 200).round().astype(int))
+    return fpr[keep], tpr[keep]
+
+
+def _table(numbers, sets, metric):
+    """One row a score, one column a set, the best of a column marked."""
+    (title, best), labels = TABLES[metric], set_labels(numbers["sets"])
+    columns = [*sets.values(), numbers["mean"]]
+    tops = [best(scores[metric] for scores in column.values()) for column in columns]
+    rows = []
+    for score, label in numbers["labels"].items():
+        values = [column[score][metric] for column in columns]
+        marked = [i for i, value in enumerate(values) if value == tops[i]]
+        cells = [label, *(f"{value:.3f}" for value in values)]
+        rows.append(page.Row(cells, tuple(i + 1 for i in marked)))
+    return page.Table(title, ["", *(labels[name] for name in sets), "mean"], rows)
+
+
+def figures(numbers: dict, folder: epath.Path) -> dict:
+    arrays = page.load_arrays(folder / "ood_scores.npz")
+    main = list(numbers["labels"])[:NUM_HISTOGRAMS]
+    return {f"ood_{score}": histogram(numbers, arrays, score) for score in main}
+
+
+TASK = Task(
+    compute,
+    title="Out-of-distribution detection",
+    verdict=ood_verdict,
+    measures=measures,
+    section=section,
+    figures=figures,
+)

@@ -1,0 +1,322 @@
+"""Samples: chains and the replay buffer, their energies and distances to the data, and
+the test images that the model finds most and least likely."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from ebmjax import processes, runs
+from ebmjax.eval import calibration, frechet, ood, samples
+from ebmjax.eval.report import charts, page
+from ebmjax.eval.result import (
+    COLUMNS,
+    Progress,
+    Result,
+    has_images,
+    key,
+    npz,
+    picture,
+    skipped,
+    to_uint8,
+)
+from ebmjax.eval.task import Column, Measure, Task, Verdict, formatted
+
+PER_CLASS = 5  # images a class at each end
+
+
+def compute(run: runs.Run, progress: Progress) -> Result:
+    """Chains and their energies, what the model finds likely, distances to data."""
+    if not has_images(run):
+        return skipped("samples are shown as pictures: the data are vectors")
+    c, splits = run.config.eval.samples, run.splits()
+    extractor = _extractor(run)  # before anything that takes long
+    columns = min(run.num_classes, COLUMNS)
+    start, chains = _chains(run, c.num_chains, progress("chains on p(x)"))
+    labels = np.tile(np.arange(columns, dtype=np.int32), PER_CLASS)
+    by_class = _chains(run, len(labels), progress("chains on p(x | y)"), labels)[1]
+    ended = np.isfinite(chains.x).all(axis=(1, 2, 3))
+    if not ended.any():
+        raise ValueError(f"all {c.num_chains} chains have left the finite numbers")
+    drawn = {"chains": to_uint8(chains.x[ended])}
+    if run.buffer is not None:  # at random, for its blocks may be classes
+        order = np.random.default_rng(run.config.seed).permutation(len(run.buffer))
+        drawn["buffer"] = to_uint8(run.buffer[order[: c.num_chains]])
+
+    progress("energies")
+    energies = {"test": run.energy(splits.test.image), "noise": run.energy(start)}
+    energies |= {name: run.energy(x) for name, x in drawn.items()}
+    progress("nearest training images")
+    shown = "buffer" if "buffer" in drawn else "chains"
+    likely = drawn[shown][samples.extremes(-energies[shown], COLUMNS)[0]]
+    near = samples.nearest(likely, splits.train.image, 5)
+    neighbours = [likely, *splits.train.image[near.T]]
+    pictures = {name: picture(x[:100], COLUMNS) for name, x in drawn.items()} | {
+        "chains_by_class": picture(by_class.x, columns),
+        "neighbours": picture(np.concatenate(neighbours), len(likely)),
+        **_extremes(run, -energies["test"], columns),
+    }
+    quantiles = np.quantile(chains.energy[ended], [0.05, 0.5, 0.95], axis=0)
+    numbers = {
+        "num_chains": c.num_chains,
+        "num_diverged": int(np.sum(~ended)),  # and left out
+        "num_steps": c.num_steps,
+        "step_size": run.config.sgld.step_size,
+        "noise_std": run.config.sgld.noise_std,
+        "mean_energy": {name: float(np.mean(e)) for name, e in energies.items()},
+        "trace": dict(zip(("q05", "median", "q95"), quantiles, strict=True)),
+        "class_columns": list(run.class_names[:columns]),
+        "neighbours_of": shown,
+        "scores": _scores(run, extractor, drawn, progress),
+    }
+    files = {f"{name}.png": png for name, png in pictures.items()}
+    files |= {"energies.npz": npz(energies), "samples.npz": npz(drawn)}
+    return Result(numbers, files)
+
+
+def _chains(run, num, progress, labels=None):
+    """Where `num` chains start, U(-1, 1), and the chains: on p(x), or p(x | y)."""
+    c = run.config.eval.samples
+    name = "chains" if labels is None else "class chains"
+    shape = (num, *run.image_shape)
+    start = np.asarray(ood.uniform_noise(key(run, f"start of {name}"), shape))
+
+    def from_noise(model, key, start, labels=None):
+        return samples.chains(
+            key,
+            functools.partial(model.energy, labels=labels),
+            start,
+            num_steps=c.num_steps,
+            sampler=run.sampler,
+        )
+
+    arrays = (start,) if labels is None else (start, labels)
+    return start, run.map(from_noise, *arrays, key=key(run, name), progress=progress)
+
+
+def _extremes(run, log_density, columns):
+    """Pictures of the test images that the model finds most and least likely."""
+    test = run.splits().test
+    log_probs = np.log(calibration.softmax(run.logits(test.image)) + 1e-300)
+    of_label = log_probs[np.arange(len(test.label)), test.label]
+    per_class = samples.extremes_per_class(of_label, test.label, PER_CLASS)
+    shown = [per_class[k] for k in sorted(per_class)[:columns]]
+    count = min(len(best) for best, _ in shown)  # classes may be small
+    rows = [np.array([ends[i][:count] for ends in shown]).T for i in (0, 1)]
+    best, worst = samples.extremes(log_density, 2 * COLUMNS)
+    return {
+        "test_likely": picture(test.image[best], COLUMNS),
+        "test_unlikely": picture(test.image[worst], COLUMNS),
+        "test_sure": picture(test.image[rows[0].ravel()], len(shown)),
+        "test_unsure": picture(test.image[rows[1].ravel()], len(shown)),
+    }
+
+
+def _extractor(run):
+    """The run whose features and classes the scores are computed with."""
+    path = run.config.eval.samples.extractor
+    if not path:
+        return run
+
+    def load():
+        try:
+            return runs.load(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"config.eval.samples.extractor: {error}. Inception's weights are not"
+                " part of ebmjax: give its tools the images of eval/samples.npz, or"
+                " their features to ebmjax.eval.frechet"
+            ) from error
+
+    extractor = processes.on_every_process(load)
+    if extractor.image_shape != run.image_shape:
+        raise ValueError(
+            f"config.eval.samples.extractor {path} takes images"
+            f" {extractor.image_shape}, expected {run.image_shape}"
+        )
+    return extractor
+
+
+def _scores(run, extractor, drawn, progress):
+    """Fréchet distance, KID and Inception Score of every kind of samples.
+
+    As many test images are scored beside them: as near to the training images as
+    samples can be expected to come.
+    """
+    c, splits = run.config.eval.samples, run.splits()
+    sets = {"test": splits.test.image} | drawn
+    num = min(len(x) for x in sets.values())
+    num = min(num, c.num_chains)
+
+    def extract(model, key, image):
+        x = model.to_float(image)
+        return model.features(x), model.logits(x)
+
+    train = splits.train.image[: c.num_reference]
+    images = np.concatenate([train, *(x[:num] for x in sets.values())])
+    features, logits = extractor.map(
+        extract, images, progress=progress("features of samples and data")
+    )
+    cuts = len(train) + num * np.arange(len(sets))
+    reference, *features = np.split(features, cuts)
+    _, *logits = np.split(logits, cuts)
+    rows = {}
+    for name, f, g in zip(sets, features, logits, strict=True):
+        kid = frechet.kid(f, reference, subset_size=min(1_000, num))
+        probs = calibration.softmax(g)
+        score = frechet.inception_score(probs, num_splits=min(10, num))
+        rows[name] = {
+            "frechet_distance": frechet.frechet_distance(f, reference),
+            "kid": kid._asdict(),
+            "inception_score": score._asdict(),
+        }
+    return {
+        "extractor": c.extractor or "this run",
+        "num_features": reference.shape[1],
+        "num_samples": num,
+        "num_reference": len(train),
+        "selected": False,
+        "sets": rows,
+    }
+
+
+# --- how it is shown -----------------------------------------------------------
+
+
+def sample_quality_verdict(numbers: dict) -> Verdict:
+    scores, name = numbers["scores"], numbers["neighbours_of"]
+    distance = {k: row["frechet_distance"] for k, row in scores["sets"].items()}
+    detail = (
+        f"Fréchet distance of {scores['num_samples']} images of the"
+        f" {'replay buffer' if name == 'buffer' else 'chains'} to training images, by"
+        f" features of {scores['extractor']}; test images have"
+        f" {formatted(distance['test'], '.3g')}"
+    )
+    if numbers["num_diverged"]:
+        total = numbers["num_chains"]
+        detail += f"; {numbers['num_diverged']} of {total} chains diverged"
+    return Verdict(f"FD {formatted(distance[name], '.3g')}", detail)
+
+
+def measures(numbers: dict) -> list[Measure]:
+    scores = numbers["scores"]
+    extractor = scores["extractor"]
+    # By its own features each run is measured with another rule.
+    better = "lower" if extractor != "this run" else ""
+    return [
+        Measure(
+            f"Fréchet distance by features of {extractor}, {name}",
+            row["frechet_distance"],
+            "",
+            better,
+        )
+        for name, row in scores["sets"].items()
+    ]
+
+
+def section(numbers: dict, folder: epath.Path) -> page.Section:
+    trace, energies = numbers["trace"], energy_figure(folder)
+    steps = (
+        f"from noise, {numbers['num_steps']} SGLD steps of size"
+        f" {numbers['step_size']:g}, noise {numbers['noise_std']:g}."
+    )
+    columns = f"Columns: {', '.join(numbers['class_columns'])}."
+    neighbours = (
+        f"Most likely of the {numbers['neighbours_of']},",
+        "selected by log p(x), and below each its five nearest training images.",
+    )
+    pictures = {
+        "buffer": ("Replay buffer,", "drawn at random."),
+        "chains": ("Chains on p(x)", steps),
+        "chains_by_class": ("Chains on p(x | y)", f"{steps} {columns}"),
+        "neighbours": neighbours,
+        "test_likely": ("Most likely test images", "by log p(x)."),
+        "test_unlikely": ("Least likely", "by log p(x)."),
+        "test_sure": ("Most confident of each class", "by p(label | x)."),
+        "test_unsure": ("Least confident", "by p(label | x)."),
+    }
+    if "buffer.png" not in numbers["files"]:
+        del pictures["buffer"]
+    panels = [
+        page.picture_panel(folder / f"{n}.png", *text) for n, text in pictures.items()
+    ]
+    panels[-4:-4] = [
+        page.figure_panel(
+            energies,
+            "energies",
+            "Energies.",
+            "Samples of a model that fits lie where test images lie.",
+        ),
+        page.figure_panel(
+            charts.trace(trace["median"], trace["q05"], trace["q95"]),
+            "trace",
+            "Energy along the chains.",
+            f"Median and 90 % of {numbers['num_chains']} chains on p(x).",
+        ),
+    ]
+    text = (
+        "What the model's own chains make, and what it finds likely. Lower energy is"
+        " more likely: log p(x) = -E(x) - log Z."
+    )
+    return page.Section(text, panels, [_table(numbers["scores"])])
+
+
+def _table(scores):
+    def spread(row, metric, spec):
+        mean, std = (formatted(row[metric][k], spec) for k in ("mean", "std"))
+        return f"{mean} ± {std}"
+
+    rows = [
+        page.Row(
+            [
+                name,
+                formatted(row["frechet_distance"], ".3f"),
+                spread(row, "kid", ".4f"),
+                spread(row, "inception_score", ".2f"),
+            ]
+        )
+        for name, row in scores["sets"].items()
+    ]
+    return page.Table(
+        "Distances to the training images",
+        ["samples", "Fréchet distance", "kernel distance", "Inception Score's formula"],
+        rows,
+        f"On {scores['num_features']} features and the classes of"
+        f" {scores['extractor']}, {scores['num_samples']} samples of each kind, none"
+        f" selected, against {scores['num_reference']:,} training images. Not FID and"
+        " IS, which use an Inception network: compare with the row of test images."
+        " The samples are in eval/samples.npz.",
+    )
+
+
+def energy_figure(folder: epath.Path):
+    """Histograms of the energies of test images, samples and noise."""
+    energies = page.load_arrays(folder / "energies.npz")
+    order = [n for n in ("test", "buffer", "chains", "noise") if n in energies]
+    return charts.histograms({n: energies[n] for n in order}, "energy E(x), nats")
+
+
+def figures(numbers: dict, folder: epath.Path) -> dict:
+    return {"energies": energy_figure(folder)}
+
+
+def compare(columns: Sequence[Column]) -> list[page.Panel]:
+    """The replay buffer of the first run of each column, or else its chains."""
+    panels = []
+    for column in columns:
+        files = column.numbers[0]["files"]
+        name = "buffer.png" if "buffer.png" in files else "chains.png"
+        panels.append(page.picture_panel(column.folder / name, column.label))
+    return panels
+
+
+TASK = Task(
+    compute,
+    title="Samples",
+    verdict=sample_quality_verdict,
+    measures=measures,
+    section=section,
+    figures=figures,
+    compare=compare,
+)

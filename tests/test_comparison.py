@@ -1,0 +1,156 @@
+import json
+import pathlib
+
+import pytest
+from eval_runs import Page, results, write_run
+
+from ebmjax import config
+from ebmjax.eval.report import comparison
+
+# --- the comparison -------------------------------------------------------------
+
+
+def runs_to_compare(tmp_path):
+    plain = config.default()
+    jem = config.default()
+    jem.objective.p_x = 1.0
+    made = {
+        "jem_s0": (results("jem_s0", 0, ece=0.04, accuracy=0.8), jem),
+        "jem_s1": (results("jem_s1", 1, ece=0.06, accuracy=0.9), jem),
+        "plain": (
+            results("plain", 0, ece=0.2, accuracy=0.95, objective={"cross_entropy": 1}),
+            plain,
+        ),
+    }
+    return [
+        str(write_run(tmp_path / name, found, c)) for name, (found, c) in made.items()
+    ]
+
+
+def test_seeds_of_one_config_become_mean_and_deviation(tmp_path):
+    numbers = comparison.compared(comparison.grouped(runs_to_compare(tmp_path)))
+    assert {k: len(v) for k, v in numbers["groups"].items()} == {
+        "jem_s, 2 seeds": 2,
+        "plain": 1,
+    }
+    row = numbers["measures"]["accuracy"]["groups"]
+    assert row["jem_s, 2 seeds"]["mean"] == pytest.approx(0.85)
+    assert row["jem_s, 2 seeds"]["std"] == pytest.approx(0.1 / 2**0.5)
+    assert row["plain"] == {"mean": 0.95, "std": None, "num_runs": 1}
+
+
+def test_ratio_of_eces_is_to_the_plain_classifier(tmp_path):
+    groups = comparison.grouped(runs_to_compare(tmp_path))
+    ratio = comparison.compared(groups)["ece_ratio"]
+    assert ratio["baseline"] == "plain"
+    assert ratio["times_smaller"]["jem_s, 2 seeds"] == pytest.approx(0.2 / 0.05)
+
+
+def test_comparison_writes_a_page_numbers_and_a_table(tmp_path):
+    out = tmp_path / "out"
+    text = comparison.write(runs_to_compare(tmp_path), str(out))
+    assert "85.00% ± 7.07%" in text
+    assert "that of jem_s, 2 seeds is 4.00 times smaller than that of plain." in text
+    page = Page((out / "report.html").read_text())
+    assert "85.00% ± 7.07%" in page.text and page.tags.count("svg") == 2
+    assert "base64" in page.addresses[0] or page.addresses[0].startswith("#")
+    assert json.loads((out / "compare.json").read_text())["measures"]["accuracy"]
+
+
+def test_own_features_are_not_compared(tmp_path):
+    numbers = comparison.compared(comparison.grouped(runs_to_compare(tmp_path)))
+    rows = {row.cells[0]: row for row in comparison._rows(numbers)}
+    (own,) = (name for name in rows if "features of this run, chains" in name)
+    assert rows[own].best == ()
+    assert rows["accuracy"].best == (2,)
+    assert rows["ECE, 15 bins"].best == (1,)
+
+
+def test_an_unfinished_attack_part_does_not_stop_the_comparison(tmp_path):
+    workdirs = runs_to_compare(tmp_path)
+    path = pathlib.Path(workdirs[2], "eval.json")
+    found = json.loads(path.read_text())
+    found["attacks"] = {"error": "OOM"}
+    path.write_text(json.dumps(found))
+    assert "–" in comparison.write(workdirs, str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "eval.json"])
+def test_what_cannot_be_compared_is_named(tmp_path, missing):
+    workdirs = runs_to_compare(tmp_path)
+    pathlib.Path(workdirs[1], missing).unlink()
+    with pytest.raises(FileNotFoundError, match=f"jem_s1 .*{missing}"):
+        comparison.write(workdirs, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_run_is_no_comparison(tmp_path):
+    with pytest.raises(ValueError, match="two runs or more"):
+        comparison.write([str(tmp_path)], str(tmp_path / "out"))
+
+
+def test_columns_are_told_apart_where_folders_have_one_name(tmp_path):
+    plain, jem = config.default(), config.default()
+    jem.objective.p_x = 1.0
+    folders = []
+    for name, c, accuracy in (("jem", jem, 0.8), ("classifier", plain, 0.4)):
+        found = results("seed0", 0, accuracy=accuracy)
+        folders.append(str(write_run(tmp_path / name / "seed0", found, c)))
+    numbers = comparison.compared(comparison.grouped(folders))
+    assert {
+        k: v["mean"] for k, v in numbers["measures"]["accuracy"]["groups"].items()
+    } == {
+        "seed0 (jem/seed0)": 0.8,
+        "seed0 (classifier/seed0)": 0.4,
+    }
+
+
+def test_the_same_run_twice_is_refused(tmp_path):
+    first, *_ = runs_to_compare(tmp_path)
+    (tmp_path / "link").symlink_to(first)
+    for other in (first, f"{first}/../jem_s0", str(tmp_path / "link")):
+        with pytest.raises(ValueError, match="has the run .* twice"):
+            comparison.grouped([first, other])
+
+
+def test_a_second_run_of_a_seed_is_not_a_second_seed(tmp_path):
+    c = config.default()
+    folders = [
+        str(write_run(tmp_path / f"{i}", results(f"r{i}", seed), c))
+        for i, seed in enumerate((0, 1, 0))
+    ]
+    groups = comparison.grouped(folders)
+    assert [len(group.workdirs) for group in groups] == [2, 1]
+    assert [group.label for group in groups] == ["r, 2 seeds", "r2"]
+
+
+def test_where_the_data_were_does_not_make_another_config(tmp_path):
+    folders = []
+    for seed, data_dir in enumerate(("/old", "/new")):
+        c = config.default()
+        c.data.data_dir = data_dir
+        folders.append(str(write_run(tmp_path / data_dir[1:], results("r", seed), c)))
+    assert len(comparison.grouped(folders)) == 1
+
+
+def test_what_is_not_finite_is_never_best(tmp_path):
+    folders = runs_to_compare(tmp_path)
+    path = pathlib.Path(folders[0], "eval.json")
+    found = json.loads(path.read_text())
+    found["calibration"]["as_trained"]["ece"] = None
+    path.write_text(json.dumps(found))
+    numbers = comparison.compared(comparison.grouped(folders))
+    rows = {row.cells[0]: row for row in comparison._rows(numbers)}
+    assert rows["ECE, 15 bins"].cells[1:] == ["not finite", "20.00%"]
+    assert rows["ECE, 15 bins"].best == (2,)
+    assert comparison.write(folders, str(tmp_path / "out"))
+
+
+def test_own_tasks_are_compared(tmp_path):
+    folders = runs_to_compare(tmp_path)
+    for i, folder in enumerate(folders):
+        path = pathlib.Path(folder, "eval.json")
+        own = {"size": i, "step": 7, "settings": {}, "files": []}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"mine": own}))
+    row = comparison.compared(comparison.grouped(folders))["measures"]["mine: size"]
+    assert [x["mean"] for x in row["groups"].values()] == [0.5, 2]

@@ -1,0 +1,207 @@
+"""The out-of-distribution task, and data that are vectors."""
+
+import dataclasses
+import io
+import pathlib
+import types
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from eval_runs import make_run
+
+from ebmjax import data, runs
+from ebmjax.eval import evaluate as evaluation
+from ebmjax.eval import ood, ood_sets
+from ebmjax.eval.result import Progress
+from ebmjax.eval.tasks import ood as ood_task
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path)
+
+
+PROGRESS = Progress()
+
+
+def test_ood_scores_are_those_of_the_images_as_they_are_without_noise(run):
+    run.config.eval.ood.noise_std = 0.0
+    found = ood_task.compute(run, PROGRESS)
+    arrays = np.load(_file(found.files["ood_scores.npz"]))
+    x = run.splits().test.image[:50]
+    np.testing.assert_allclose(
+        arrays["test/log_density"], run.log_density(x), rtol=1e-5
+    )
+    pair = arrays["test/max_logit"], arrays["constant/max_logit"]
+    metrics = found.numbers["sets"]["constant"]["scores"]["max_logit"]
+    assert metrics["auroc"] == ood.auroc(*pair)
+    assert metrics["fpr95_out"] == ood.fpr_at_tpr(*pair, positive="out")
+    mean = np.mean(
+        [s["scores"]["max_logit"]["aupr_in"] for s in found.numbers["sets"].values()]
+    )
+    assert found.numbers["mean"]["max_logit"]["aupr_in"] == mean
+
+
+def test_ood_sets_from_files_are_brought_to_size(run, tmp_path):
+    path = tmp_path / "other.npz"
+    images = np.random.default_rng(0).integers(0, 256, (30, 20, 16, 3))
+    np.savez(path, image=images.astype(np.uint8))
+    run.config.eval.ood.sets = (str(path), "uniform")
+    found = ood_task.compute(run, PROGRESS).numbers
+    assert found["sets"][str(path)]["num_images"] == 30
+
+
+def test_an_ood_set_that_is_not_there_leaves_the_others_whole(run):
+    run.config.eval.ood.sets = ("/nowhere/at/all.npz", "uniform")
+    results = evaluation.evaluate(run, tasks=["ood"])
+    assert (
+        "/nowhere/at/all.npz" in results["ood"]["sets"]["/nowhere/at/all.npz"]["error"]
+    )
+    assert results["ood"]["sets"]["uniform"]["scores"]["log_density"]["auroc"] > 0.5
+    assert list(evaluation.failures(results)) == ["ood: /nowhere/at/all.npz"]
+
+
+@pytest.mark.parametrize(
+    "broken, reason",
+    [
+        (RuntimeError("decompression bomb"), "photos: RuntimeError: decompression"),
+        (np.zeros((0, 8, 8, 1), np.uint8), "photos has no examples"),
+        (
+            np.zeros((9, 4, 4, 1), np.uint8),
+            "photos has examples of uint8 (4, 4, 1)",
+        ),
+        (np.zeros((9, 8, 8, 1), np.float32), "photos has examples of float32"),
+    ],
+)
+def test_an_odd_ood_set_fails_alone_and_by_name(run, monkeypatch, broken, reason):
+    def load_split(name, **kwargs):
+        if isinstance(broken, Exception):
+            raise broken
+        return data.Dataset(broken, np.zeros(len(broken), np.int32))
+
+    run.config.eval.ood.sets = ("photos", "test", "uniform")
+    run.splits()  # which are kept
+    monkeypatch.setattr(data, "load_split", load_split)
+    found = ood_task.compute(run, PROGRESS).numbers
+    assert found["sets"]["photos"]["error"].startswith(reason)
+    assert "no set may be called 'test'" in found["sets"]["test"]["error"]
+    assert found["mean"] == found["sets"]["uniform"]["scores"]
+    verdict = ood_task.ood_verdict(found)
+    assert "failed: photos, test" in verdict.detail
+
+
+def mean_of_pixels(logits_fn, x):
+    return x.mean(axis=(1, 2, 3))
+
+
+def test_an_own_ood_score_is_computed_and_shown(run):
+    run.config.eval.ood.sets, run.config.eval.ood.noise_std = ("uniform",), 0.0
+    own = ood_task.Score(mean_of_pixels, "mean of the pixels")
+    task = ood_task.task(ood_task.SCORES | {"mine": own})
+    results = evaluation.evaluate(run, tasks={"ood": task})
+    test = run.splits().test.image[:50] / 127.5 - 1
+    arrays = np.load(pathlib.Path(run.workdir, "eval", "ood_scores.npz"))
+    np.testing.assert_allclose(arrays["test/mine"], test.mean((1, 2, 3)), rtol=1e-4)
+    # Reports know the label without the code that computed the score.
+    assert "mean AUROC, mean of the pixels" in evaluation.table(results)
+    evaluation.draw(run.workdir)
+    page = pathlib.Path(run.workdir, "report.html").read_text()
+    assert page.count("mean of the pixels") >= 6  # five tables, a histogram and a curve
+
+
+def test_a_score_that_is_not_finite_is_left_out_and_named(run):
+    run.config.eval.ood.sets = ("uniform", "constant")
+    scores = {
+        "good": ood_task.SCORES["max_logit"],
+        "bad": ood_task.Score(lambda logits_fn, x: jnp.log(x[:, 0, 0, 0]), "bad"),
+    }
+    results = evaluation.evaluate(run, tasks={"ood": ood_task.task(scores)})
+    found = results["ood"]
+    assert set(found["mean"]) == {"good"} | set(found["labels"]) - {"bad"}
+    (reason,) = evaluation.failures(results).values()
+    assert reason.startswith("not finite on ") and reason.endswith("examples of test")
+
+
+def test_scores_of_another_shape_or_name_are_refused(run):
+    wrong = ood_task.Score(lambda logits_fn, x: x.mean(axis=(1, 2)), "wrong")
+    with pytest.raises(ValueError, match=r"'wrong' returned shape \(\d+, 1\)"):
+        ood_task.task({"wrong": wrong}).compute(run, PROGRESS)
+    for name in ("a/b", "", "refined_distance"):
+        with pytest.raises(ValueError, match="cannot be the name of an OOD score"):
+            ood_task.task({name: wrong})
+
+
+# --- data that are vectors --------------------------------------------
+
+
+class Scaling(NamedTuple):
+    mean: np.ndarray
+    std: np.ndarray
+
+
+class VectorRun(runs.Run):
+    """A run of vectors: the digits' pixels, in units of their own."""
+
+    scaling = Scaling(np.full(64, 5.0, np.float32), np.full(64, 2.0, np.float32))
+
+    def splits(self):
+        def flat(dataset):
+            x = np.float32(dataset.image.reshape(-1, 64) / 127.5 - 1)
+            return dataset._replace(image=x * self.scaling.std + self.scaling.mean)
+
+        images = data.load("digits", num_valid=200)
+        splits = types.SimpleNamespace(scaling=self.scaling)
+        for name in ("train", "valid", "test"):
+            setattr(splits, name, flat(getattr(images, name)))
+        return splits
+
+    def map(self, fn, *arrays, **options):
+        def with_model(model, *args):
+            return fn(VectorModel(model.network, model.variables), *args)
+
+        return super().map(with_model, *arrays, **options)
+
+    def logits(self, x):
+        return self.map(lambda model, key, x: model.logits(model.to_float(x)), x)
+
+
+class VectorModel(runs.Model):
+    def to_float(self, x):
+        return (x - 5.0) / 2.0  # by the scaling of VectorRun
+
+
+@pytest.fixture
+def vectors(run):
+    fields = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    return VectorRun(**fields | {"image_shape": (64,)})
+
+
+def test_vectors_are_classified_and_what_needs_images_is_skipped(vectors, run):
+    results = evaluation.evaluate(vectors, tasks=evaluation.TASKS)
+    assert not evaluation.failures(results)
+    same = evaluation.evaluate(run, tasks=["classification"])["classification"]
+    assert results["classification"]["accuracy"] == same["accuracy"]
+    for name in ("attacks", "samples"):
+        assert "the data are vectors" in results[name]["skipped"]
+    sets = results["ood"]["sets"]
+    assert "only images" in sets.pop("constant")["skipped"]
+    assert set(sets) == {"interpolation", "uniform", "gaussian"}
+    assert all(x["scores"]["log_density"]["auroc"] >= 0 for x in sets.values())
+    assert "ood_examples.png" not in results["ood"]["files"]
+    page = pathlib.Path(run.workdir, "report.html").read_text()
+    assert "attacks are bounded in pixels" in page and "ROC by log p(x)" in page
+
+
+def test_noise_has_the_moments_of_vectors(vectors):
+    test = np.zeros((2_000, 64), np.float32)
+    for name in ("uniform", "gaussian"):
+        noise = ood_sets.read(vectors, name, test)
+        assert noise.dtype == np.float32 and noise.shape == test.shape
+        np.testing.assert_allclose(noise.mean(0), 5, atol=0.2)
+        np.testing.assert_allclose(noise.std(0), 2, atol=0.2)
+
+
+def _file(content):
+    return io.BytesIO(content)
