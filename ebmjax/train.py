@@ -80,6 +80,7 @@ def fit(
       recovery.Diverged: after ``config.recovery.max_recoveries`` returns to a
         checkpoint.
     """
+    workdir = str(rundir.folder(workdir))
     plan = plans.make_plan(config, recipe, data)
     with contextlib.ExitStack() as stack:
         stop_requests = stack.enter_context(signals.stop_requests())
