@@ -70,9 +70,10 @@ def norm(v: jax.Array) -> jax.Array:
     axes = tuple(range(1, v.ndim))
     largest = jnp.max(jnp.abs(v), axis=axes, keepdims=True, initial=0)
     largest = jax.lax.stop_gradient(largest)
-    tiny = jnp.finfo(v.dtype).tiny
+    tiny = float(jnp.finfo(v.dtype).tiny)
     usable = (largest >= tiny) & (largest < jnp.inf)
-    scale = jnp.where(usable, largest, 1)
+    # XLA may divide by a multiplication, and the reciprocal must not underflow.
+    scale = jnp.where(usable, jnp.minimum(largest, 0.25 / tiny), 1)
     square = jnp.sum((v / scale) ** 2, axis=axes)
     # √ has no derivative at 0: 1 takes its place there. Unlike `not usable`, this
     # is False for inf and NaN, which must come through.

@@ -453,6 +453,7 @@ def test_nan_entries_of_a_gradient_do_not_stop_an_attack_and_are_reported(norm):
     options = dict(norm=norm, eps=0.3, step_size=0.06, num_steps=8, random_start=False)
     attack = functools.partial(attacks.pgd, KEY, fragile, labels=ZEROS, **options)
     found, info = jax.jit(lambda x: attack(x, return_info=True))(FRAGILE)
+    assert np.isfinite(found).all()  # and not wrong because it is NaN itself
     assert not np.any(attacks.is_correct(fragile(found), ZEROS))
     np.testing.assert_array_equal(info.nan_gradient, HAS_NAN)
     with pytest.warns(RuntimeWarning, match=NAN):
@@ -463,6 +464,7 @@ def test_nan_entries_of_a_gradient_do_not_stop_an_attack_and_are_reported(norm):
 def test_nan_gradients_in_fgsm_distances_and_distal_examples(norm):
     fgsm = functools.partial(attacks.fgsm, fragile, labels=ZEROS, norm=norm, eps=0.3)
     found, info = jax.jit(lambda x: fgsm(x, return_info=True))(FRAGILE)
+    assert np.isfinite(found).all()  # and not wrong because it is NaN itself
     assert not np.any(attacks.is_correct(fragile(found), ZEROS))
     np.testing.assert_array_equal(info.nan_gradient, HAS_NAN)
     with pytest.warns(RuntimeWarning, match=NAN):
@@ -479,6 +481,7 @@ def test_nan_gradients_in_fgsm_distances_and_distal_examples(norm):
             num_steps=20,
             random_start=False,
         )
+    assert np.isfinite(nearest.x).all()
     np.testing.assert_allclose(nearest.distance, 0.1, rtol=0.02)
     np.testing.assert_array_equal(nearest.nan_gradient, HAS_NAN)
     with pytest.warns(RuntimeWarning, match=NAN):
@@ -528,6 +531,11 @@ def test_the_size_of_the_gradient_does_not_matter(norm, slope):
     options = dict(norm=norm, eps=0.4, loss="margin")
     found = pgd(KEY, logits, x, labels, step_size=0.1, random_start=False, **options)
     np.testing.assert_allclose(found, x + 0.4 * direction[None], atol=1e-3)
+
+
+def test_the_steepest_direction_of_a_gradient_whose_norm_overflows():
+    g = jnp.full((1, 100), 3e38)
+    np.testing.assert_allclose(attacks.NORMS["l2"].steepest(g), 0.1, rtol=1e-6)
 
 
 def test_distal_examples_move_where_the_gradient_is_tiny():

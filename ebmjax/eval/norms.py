@@ -31,10 +31,12 @@ def _l2_size(v):
 
 
 def _l2_steepest(g):
-    # First by the largest entry, for the norm itself may overflow.
+    # First by the largest entry, for the norm itself may overflow; bounded as in
+    # `energy.norm`.
+    tiny = float(jnp.finfo(g.dtype).tiny)
     for size in (_linf_size, _l2_size):
         length = size(g)
-        g = g / jnp.where(length < jnp.finfo(g.dtype).tiny, 1, length)
+        g = g / jnp.where(length < tiny, 1, jnp.minimum(length, 0.25 / tiny))
     return g
 
 
