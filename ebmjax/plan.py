@@ -47,6 +47,7 @@ def make_plan(
     """
     config.check(c)
     processes.check_same("the config", config.to_json(c).encode())
+    own_data = splits is not None
     if splits is None:
         splits = read_on_every_process(lambda: runs.load_splits(c))
     data.check_splits(splits)
@@ -86,6 +87,7 @@ def make_plan(
             num_blocks=settings.num_blocks,
             own=own,
             scaling=scaling,
+            own_data=own_data,
         ),
     )
 

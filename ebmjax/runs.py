@@ -82,6 +82,7 @@ class Run:
     sampler: sgld.SamplerFactory = sgld.JEM  # that of training
     tasks: Any = None  # the recipe's evaluation tasks
     data: Splits | None = None  # read from `config.data` if None
+    own_data: bool = False  # trained on arrays given to `fit`
 
     @property
     def num_classes(self) -> int:
@@ -130,6 +131,8 @@ class Run:
         Raises ValueError for labels that are not classes and for a `start` of
         another shape.
         """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a positive integer, not {n!r}")
         k_start, k_run = jax.random.split(key)
         shape = (n, *self.image_shape)
         if start is None:
@@ -182,6 +185,11 @@ class Run:
 
     @functools.cached_property
     def _splits(self):
+        if self.data is None and self.own_data:
+            raise ValueError(
+                f"{self.workdir} was trained on arrays that were given to fit: pass them"
+                " again, ebmjax.load(..., data=splits)"
+            )
         return self.data or load_splits(self.config)
 
     @property
@@ -320,6 +328,7 @@ def load_with_config(
         sampler=complete.sampler,
         tasks=complete.tasks,
         data=data,
+        own_data=facts.own_data,
     )
 
 

@@ -10,7 +10,11 @@ import json
 import pathlib
 import sys
 
-RUNS = {"classifier": "classifier_digits", "NG-EBM": "ng_ebm_digits", "JEM": "jem_digits"}
+RUNS = {
+    "classifier": "classifier_digits",
+    "NG-EBM": "ng_ebm_digits",
+    "JEM": "jem_digits",
+}
 RESULTS = pathlib.Path(__file__).parent / "results" / "digits.json"
 # Name, format, whether higher is better, and where it is in eval.json.
 ROWS = [
