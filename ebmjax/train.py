@@ -247,9 +247,9 @@ def validate(state: train_step.TrainState, step: int, plan: plans.Plan) -> dict 
         valid.image,
         batch_size=c.eval.batch_size,
     )
+    if not np.all(np.isfinite(logits)):
+        raise recovery.Diverged(step, "a validation logit", math.nan)
     nll = metrics.nll_from_logits(logits, valid.label)
-    if not math.isfinite(nll):
-        raise recovery.Diverged(step, "validation NLL", nll)
     return {"accuracy": metrics.accuracy(logits, valid.label), "nll": nll}
 
 

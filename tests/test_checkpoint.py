@@ -7,16 +7,13 @@ import orbax.checkpoint as ocp
 import pytest
 from test_train import small, state_of
 
-from ebmjax import checkpoint, recipe, runs, train
+from ebmjax import checkpoint, plan, runs, train
 
 
 @pytest.fixture(scope="module")
 def state():
     """That of a run of `small` before its first step."""
-    c = small()
-    splits = recipe.splits(c)
-    settings = recipe.settings(c, len(splits.class_names))
-    return train.fresh_state(c, settings, splits.train.image[: c.batch_size])
+    return plan.make_plan(small()).make_state()
 
 
 def steps(workdir):

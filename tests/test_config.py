@@ -237,7 +237,7 @@ def test_the_names_are_those_of_the_modules_that_read_them():
     assert (OPTIMIZERS, DECAYS) == (optim.NAMES, optim.DECAYS)
     assert KEYS["parallel.method"].choices == tuple(parallel.METHODS)
     assert set(KEYS["eval.attacks.losses"].choices) == set(attacks.LOSSES)
-    assert tuple(evaluation.PARTS) == TASKS
+    assert tuple(evaluation.TASKS) == TASKS
 
 
 def test_reading_a_config_imports_no_jax():

@@ -67,20 +67,20 @@ def test_a_chain_without_noise(labels):
 def our_loss(params, stats, model, objective):
     x, x_model, x_labelled = map(jnp.array, map(golden.images, range(3)))
     labelled = dict(image=x_labelled, label=jnp.array(golden.LABELS))
-    batch, drawn = labelled, objectives.Negatives()
+    batch, drawn = labelled, {}
     if objective == "jem":  # the official loop has two streams of data
         batch = dict(image=x, label=labelled["label"], labelled=labelled)
-        drawn = drawn._replace(p_x=x_model)
+        drawn = {"samples": x_model}
     if objective == "joint":
-        drawn = drawn._replace(p_x_y=x_model)
+        drawn = {"joint_samples": x_model}
     return objectives.loss(
         params,
-        stats,
+        {"batch_stats": stats} if stats else {},
         batch,
         drawn,
         jax.random.key(0),
         network=models.network(model),
-        weights=objectives.Weights(**golden.OBJECTIVES[objective]),
+        objective=objectives.objective(golden.OBJECTIVES[objective]),
     )
 
 
@@ -89,10 +89,12 @@ def test_losses_gradients_and_running_moments(objective, norm):
     model, variables = network(norm)
     fn = functools.partial(our_loss, model=model, objective=objective)
     (value, aux), grads = jax.jit(jax.value_and_grad(fn, has_aux=True))(
-        variables["params"], variables["stats"]
+        variables["params"], variables["batch_stats"]
     )
     assert_close(value, VALUES[f"{objective}/{norm}/loss"])
-    ours = state_dict.to_state_dict(model, {"params": grads, "stats": aux.stats})
+    ours = state_dict.to_state_dict(
+        model, {"params": grads, "batch_stats": {}} | aux.model_state
+    )
     names = VALUES[f"{objective}/{norm}/names"]
     assert len(names) > 15
     for name, theirs in zip(names, VALUES[f"{objective}/{norm}/tensors"], strict=True):
