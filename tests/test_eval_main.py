@@ -110,5 +110,6 @@ def test_data_that_have_moved_cost_no_numbers_and_can_be_named(trained, tmp_path
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "in compute" in done.stderr
     numbers = programs.results(trained)["classification"]
-    assert numbers["accuracy"] is not None and "mnist" in numbers["last_error"]["error"]
+    assert numbers["accuracy"] is not None
+    assert "moved does not exist" in numbers["last_error"]["error"]
     assert "accuracy" in done.stdout and "failed:" in done.stdout
