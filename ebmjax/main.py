@@ -55,7 +55,7 @@ def main(argv):
     if processes.index() == 0:
         cli.echo(evaluation.table(results))
         cli.echo(f"results written to {workdir}")
-    sys.exit(1 if evaluation.failures(results) else 0)
+    sys.exit(1 if evaluation.failures(results, c.eval.tasks) else 0)
 
 
 def default_workdir(config: str) -> str:
