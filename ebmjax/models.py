@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from ebmjax.kernels import conv
+from ebmjax import kernels
 
 NORMS = (None, "batch", "instance", "layer", "act")
 
@@ -98,9 +98,7 @@ def examples_are_independent(
     def on_one_device(poison):  # under an axis of the name that the module may use
         return jax.vmap(second_logits, axis_name=axis_name)(poison[None])[0]
 
-    clean, poisoned = (
-        jax.jit(on_one_device)(jnp.float32(value)) for value in (0.0, jnp.nan)
-    )
+    clean, poisoned = (on_one_device(jnp.float32(value)) for value in (0.0, jnp.nan))
     return bool(jnp.array_equal(clean, poisoned))
 
 
@@ -129,7 +127,7 @@ class WideResNet(nn.Module):
         if self.depth < 10 or (self.depth - 4) % 6:
             raise ValueError(f"depth must be 10, 16, 22, 28, ..., not {self.depth}")
         blocks_per_group = (self.depth - 4) // 6
-        x = Conv(16, dtype=self.dtype, name="conv1")(x)
+        x = _conv(x, 16, dtype=self.dtype, name="conv1")
         block = Block
         if self.remat:  # twice, or a gradient of a gradient keeps what the inner makes
             block = nn.remat(nn.remat(Block, static_argnums=2), static_argnums=2)
@@ -166,19 +164,20 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = Norm(self.norm, self.axis_name, name="norm1")(x, train)
         y = nn.leaky_relu(y, self.leak)
-        y = Conv(self.features, dtype=self.dtype, name="conv1")(y)
+        y = _conv(y, self.features, dtype=self.dtype, name="conv1")
         y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
         y = Norm(self.norm, self.axis_name, name="norm2")(y, train)
         y = nn.leaky_relu(y, self.leak)
-        y = Conv(self.features, stride=self.stride, dtype=self.dtype, name="conv2")(y)
+        y = _conv(y, self.features, stride=self.stride, dtype=self.dtype, name="conv2")
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = Conv(
+            x = _conv(
+                x,
                 self.features,
                 size=1,
                 stride=self.stride,
                 dtype=self.dtype,
                 name="shortcut",
-            )(x)
+            )
         return x + y
 
 
@@ -197,7 +196,7 @@ class ConvNet(nn.Module):
         del train
         for i, features in enumerate(self.features):
             name = f"conv{i + 1}"
-            x = Conv(features, stride=1 + i % 2, dtype=self.dtype, name=name)(x)
+            x = _conv(x, features, stride=1 + i % 2, dtype=self.dtype, name=name)
             x = nn.silu(x)
         return _head(self, x.reshape(len(x), -1))
 
@@ -214,7 +213,7 @@ class MLP(nn.Module):
         del train
         x = x.reshape(len(x), -1)
         for i, features in enumerate(self.features):
-            x = nn.silu(Dense(features, dtype=self.dtype, name=f"dense{i + 1}")(x))
+            x = nn.silu(_dense(x, features, dtype=self.dtype, name=f"dense{i + 1}"))
         return _head(self, x)
 
 
@@ -222,7 +221,7 @@ def _head(module, features):
     """features [B, F] -> logits [B, K], in float32 whatever came before."""
     features = _full(features)
     module.sow("intermediates", "features", features)  # for `Network.features`
-    return Dense(module.num_classes, dtype=features.dtype, name="head")(features)
+    return _dense(features, module.num_classes, dtype=features.dtype, name="head")
 
 
 def _full(x):
@@ -240,37 +239,27 @@ def _torch_init(fan_in: int) -> Callable:
     return init
 
 
-class Conv(nn.Module):
+def _conv(x, features, *, size=3, stride=1, dtype, name):
     """A convolution with bias, its input padded with size // 2 zeros all around."""
-
-    features: int
-    size: int = 3
-    stride: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        init = _torch_init(self.size**2 * x.shape[-1])
-        w = self.param("kernel", init, shape).astype(self.dtype)
-        b = self.param("bias", init, (self.features,)).astype(self.dtype)
-        x = x.astype(self.dtype)
-        y = conv.conv(x, w, stride=self.stride, padding=self.size // 2)
-        return y + b.reshape(1, 1, 1, -1)
+    init = _torch_init(size**2 * x.shape[-1])
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        dtype=dtype,
+        kernel_init=init,
+        bias_init=init,
+        conv_general_dilated_cls=lambda: kernels.conv_general_dilated,
+        name=name,
+    )(x)
 
 
-class Dense(nn.Module):
+def _dense(x, features, *, dtype, name):
     """A linear layer with bias."""
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        init = _torch_init(x.shape[-1])
-        w = self.param("kernel", init, (x.shape[-1], self.features)).astype(self.dtype)
-        b = self.param("bias", init, (self.features,)).astype(self.dtype)
-        return x.astype(self.dtype) @ w + b[None]
+    init = _torch_init(x.shape[-1])
+    layer = nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init, name=name)
+    return layer(x)
 
 
 class Norm(nn.Module):

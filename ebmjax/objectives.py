@@ -67,7 +67,7 @@ class Term(NamedTuple):
     whole_batch: bool = False  # a statistic of the batch: refuses accumulation
 
 
-# The terms of `config.objective`; formulas and sources are in `losses`.
+# The terms of the package; their formulas and sources are in `losses`.
 TERMS: dict[str, Term] = {
     "cross_entropy": Term(
         lambda p: losses.cross_entropy(p.labelled_logits, p.labels).mean(), ("labels",)
@@ -120,12 +120,12 @@ def objective(
         if name not in terms:
             near = difflib.get_close_matches(name, terms, n=1, cutoff=0)
             raise ValueError(
-                f"config.objective.{name}: there is no such term; did you mean"
-                f" {near[0]!r}? A term of your own belongs to the terms of the recipe"
+                f"objective.{name}: there is no such term; did you mean {near[0]!r}? A"
+                " term of your own belongs to the terms of the recipe"
             )
     chosen = {name: terms[name] for name, weight in weights.items() if weight}
     if not chosen:
-        raise ValueError("config.objective has no term with a weight: set one")
+        raise ValueError("the objective has no term with a weight; set one")
     for name, term in chosen.items():
         for need in term.needs:
             if need not in NEEDS:

@@ -187,8 +187,8 @@ class Run:
     def _splits(self):
         if self.data is None and self.own_data:
             raise ValueError(
-                f"{self.workdir} was trained on arrays that were given to fit: pass them"
-                " again, ebmjax.load(..., data=splits)"
+                f"{self.workdir} was trained on arrays that were given to fit; pass"
+                " them again: ebmjax.load(..., data=splits)"
             )
         return self.data or load_splits(self.config)
 

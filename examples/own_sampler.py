@@ -3,14 +3,12 @@
 python -m ebmjax.main --config=examples/own_sampler.py
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import ebmjax
-from ebmjax import sgld
 
 
 class State(NamedTuple):
@@ -18,17 +16,18 @@ class State(NamedTuple):
     velocity: jax.Array
 
 
-def underdamped(energy_fn, *, noise_std, step_size=0.2, friction=0.2):
+def underdamped(energy_fn, *, step_size=0.2, friction=0.2, noise_std=0.01):
     """v <- (1 - friction) v - step_size ∇E(x) + noise;  x <- x + v"""
 
     def step(key, state):
         x, v = state
-        energy, grad = jax.vmap(jax.value_and_grad(lambda x: energy_fn(x[None])[0]))(x)
+        score = ebmjax.energy.score(energy_fn, x)  # -∇E
         noise = noise_std * jax.random.normal(key, x.shape)
-        v = (1.0 - friction) * v - step_size * grad + noise
-        return State(x + v, v), sgld.Info(energy, ebmjax.energy.norm(grad))
+        v = (1.0 - friction) * v + step_size * score + noise
+        info = ebmjax.sgld.Info(energy_fn(x), ebmjax.energy.norm(score))
+        return State(x + v, v), info
 
-    return sgld.Sampler(lambda x: State(x, jnp.zeros_like(x)), step)
+    return ebmjax.sgld.Sampler(lambda x: State(x, jnp.zeros_like(x)), step)
 
 
 def get_config():
@@ -38,5 +37,4 @@ def get_config():
 
 
 def get_recipe(c):
-    sampler = functools.partial(underdamped, noise_std=c.sgld.noise_std)
-    return ebmjax.Recipe(sampler=sampler)
+    return ebmjax.Recipe(sampler=underdamped)

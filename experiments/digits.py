@@ -1,7 +1,7 @@
 """The table of the README: three objectives on scikit-learn's digits.
 
     python -m experiments.digits            # trains what is missing, then the table
-    python -m experiments.digits --table    # the table from experiments/results/digits.json
+    python -m experiments.digits --table    # from experiments/results/digits.json
 
 Runs are in runs/, as `python -m ebmjax.main --config=jem_digits` leaves them.
 """

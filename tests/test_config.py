@@ -209,14 +209,13 @@ def test_pmap_cannot_shard_the_state():
         config.check(c)
 
 
-@pytest.mark.parametrize(
-    "key, value", [("objective.energy_variance", 1.0), ("model.norm", "batch")]
-)
-def test_statistics_of_a_batch_cannot_be_accumulated(key, value):
-    c = with_value(key, value)
+def test_statistics_of_a_batch_cannot_be_accumulated():
+    c = with_value("model.norm", "batch")
     config.check(c)
     c.optimizer.accumulation_steps = 2
-    with pytest.raises(ValueError, match=f"accumulation_steps cannot .* config.{key}"):
+    with pytest.raises(
+        ValueError, match="accumulation_steps cannot .* config.model.norm"
+    ):
         config.check(c)
 
 

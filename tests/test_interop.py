@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -409,9 +410,15 @@ def test_what_cannot_be_a_run_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="run holds a run; choose another --workdir"):
         interop.make_run(path, str(workdir), digits_config())
     c = rundir.read_config(str(workdir))
-    c.model.name = "convnet"
+    c.model.depth = 16
     (workdir / "config.json").write_text(config.to_json(c))
-    with pytest.raises(ValueError, match="model.name='convnet'.*needs 'wide_resnet'"):
+    with pytest.raises(ValueError, match="another network: 0/layer1_1.* is missing"):
+        interop.export_run(str(workdir), str(tmp_path / "out.pt"))
+    shutil.rmtree(workdir)
+    c.model.update(name="mlp", features=(4,))
+    c.num_steps = 1
+    train.fit(c, str(workdir))
+    with pytest.raises(ValueError, match="model.name='mlp'.*needs 'wide_resnet'"):
         interop.export_run(str(workdir), str(tmp_path / "out.pt"))
     assert not (tmp_path / "out.pt").exists()
 

@@ -15,7 +15,7 @@ import programs
 import pytest
 import tiny
 
-from ebmjax import config, models, optim, parallel, train_step
+from ebmjax import models, optim, parallel, train_step
 
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
@@ -164,21 +164,6 @@ def test_rematerialisation_changes_the_memory_and_nothing_else():
     (kept, num_kept), (again, num_again) = gradient(False), gradient(True)
     chex.assert_trees_all_close(kept, again, rtol=1e-4, atol=1e-6)
     assert num_again < 0.6 * num_kept
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"objective.energy_variance": 1.0}, "objective.energy_variance, which is a"),
-        ({"model.norm": "batch"}, "which is a statistic of the whole batch"),
-    ],
-)
-def test_what_is_of_the_whole_batch_does_not_go_in_parts(changes, message):
-    c = config.default()
-    for key, value in (changes | {"optimizer.accumulation_steps": 2}).items():
-        config.assign(c, key, value)
-    with pytest.raises(ValueError, match=message):
-        config.check(c)
 
 
 @pytest.mark.slow

@@ -6,12 +6,13 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_samples_the_mixture_that_it_shows(tmp_path, monkeypatch):
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:1]
+    (block,) = (b for b in PYTHON if "sgld.sgld(" in b)
     names = {}
     exec(block, names)
     x, means = np.asarray(names["state"].position), np.asarray(names["means"])
