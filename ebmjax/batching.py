@@ -1,5 +1,6 @@
-"""A function of a batch, over any number of examples, on all devices."""
+"""Functions of a trained model, over any number of examples, on all devices."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,34 @@ import jax
 import numpy as np
 from jax import lax
 
-from ebmjax import augment, models, parallel
+from ebmjax import augment, energy, models, parallel
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network with its variables, for use inside a compiled function."""
+
+    network: models.Network
+    variables: Any  # (params, model_state)
+    scaling: Any = None  # `data.Scaling` of vectors
+
+    def to_float(self, image: jax.Array) -> jax.Array:
+        """Examples as the data set stores them -> what the network takes."""
+        return augment.to_float(image, self.scaling)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """f(x)[y]; x as the network takes it.  [B, ...] -> [B, K]."""
+        return self.network.apply(*self.variables, x)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        """The input of the last layer.  [B, ...] -> [B, F]."""
+        return self.network.features(*self.variables, x)
+
+    def energy(self, x: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        """E(x), or with labels [B] E(x, y).  [B, ...] -> [B]."""
+        if labels is None:
+            return energy.from_logits(self.logits(x))
+        return energy.joint_from_logits(self.logits(x), labels)
 
 
 def program(fn: Callable, *, method: str = "shard_map") -> Callable:

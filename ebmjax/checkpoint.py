@@ -11,7 +11,7 @@ import functools
 import glob
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -158,16 +158,19 @@ def restore_latest(
     *,
     num_blocks: int,
     axes: TrainState = AXES,
+    check_host: Callable[[dict[str, Any]], None] = lambda host: None,
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """The newest state that can be read, and the host's part; None if there is none.
 
-    A damaged checkpoint is logged and quarantined. Raises ValueError if none can be
-    read, `CheckpointMismatchError` if the stored arrays are not like those of `like`.
+    `check_host` may refuse the host's part by a `CheckpointMismatchError`, which is
+    also raised if the stored arrays are not like those of `like`. A damaged checkpoint
+    is logged and quarantined; raises ValueError if none can be read.
     """
     damaged = []
     for step in sorted(checkpoints.all_steps(), reverse=True):
         reason = None
         try:
+            check_host(_read_host(checkpoints, step))
             check_matches(checkpoints, step, like)
             restored = restore(
                 checkpoints, step, like, num_blocks=num_blocks, axes=axes
@@ -268,7 +271,12 @@ def _read(checkpoints, step, target):
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
     args = ocp.args.PyTreeRestore(target, restore_args=as_numpy, partial_restore=True)
     state = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=args)
-    return state, ocp.JsonCheckpointHandler().restore(folder / "host")
+    return state, _read_host(checkpoints, step)
+
+
+def _read_host(checkpoints, step):
+    folder = epath.Path(checkpoints.directory) / str(step)
+    return ocp.JsonCheckpointHandler().restore(folder / "host")
 
 
 def check_matches(

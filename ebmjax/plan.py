@@ -58,13 +58,6 @@ def make_plan(
     first = augment.to_float(splits.train.image[: c.batch_size], splits.scaling)
     complete = _with_known_dependence(complete, first, settings)
     make_state = functools.partial(fresh_state, c, complete, settings, first)
-    own = (
-        []
-        if recipe is None
-        else [
-            name for name in recipes.FOR_EVALUATION if getattr(recipe, name) is not None
-        ]
-    )
     scaling = splits.scaling and [x.tolist() for x in splits.scaling]
     return Plan(
         config=c,
@@ -85,7 +78,7 @@ def make_plan(
             class_names=list(splits.class_names),
             image_shape=list(splits.train.image.shape[1:]),
             num_blocks=settings.num_blocks,
-            own=own,
+            own=[x for x in recipes.given(recipe) if x != "tasks"],
             scaling=scaling,
             own_data=own_data,
         ),

@@ -44,6 +44,12 @@ class Recipe(NamedTuple):
 FOR_EVALUATION = ("network", "sampler")  # without which a run cannot be read back
 
 
+def given(recipe: Recipe | None) -> list[str]:
+    """The names of the fields that a recipe does not leave to the config."""
+    fields = (recipe or Recipe())._asdict()
+    return [name for name, value in fields.items() if value is not None]
+
+
 class Settings(NamedTuple):
     """The numbers of a run that a training step needs."""
 
@@ -68,9 +74,9 @@ class Settings(NamedTuple):
 
 def complete(recipe: Recipe | None, c: Any, num_classes: int) -> Recipe:
     """`recipe`, with the fields that it leaves out made from the config `c`."""
-    given = {k: v for k, v in (recipe or Recipe())._asdict().items() if v is not None}
-    if isinstance(given.get("network"), nn.Module):
-        given["network"] = models.network(given["network"])
+    fields = {name: getattr(recipe, name) for name in given(recipe)}
+    if isinstance(fields.get("network"), nn.Module):
+        fields["network"] = models.network(fields["network"])
     makers = {
         "network": lambda: network(c, num_classes),
         "terms": lambda: objectives.TERMS,
@@ -81,8 +87,8 @@ def complete(recipe: Recipe | None, c: Any, num_classes: int) -> Recipe:
             pad=c.data.pad, flip=c.data.flip, noise_std=c.data.noise_std
         ),
     }
-    made = {name: make() for name, make in makers.items() if name not in given}
-    return Recipe(**given, **made)
+    made = {name: make() for name, make in makers.items() if name not in fields}
+    return Recipe(**fields, **made)
 
 
 def from_config(c: Any, num_classes: int) -> Recipe:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ebmjax import checkpoint, parallel, train_step, writers
+from ebmjax import checkpoint, parallel, runs, train_step, writers
 
 
 class Diverged(RuntimeError):
@@ -48,7 +48,9 @@ class Recovery:
         make_state: Callable[[], train_step.TrainState],  # at step 0
         axes: train_step.TrainState,
         num_blocks: int,  # of the replay buffer
+        own: list[str],  # fields of the recipe that are code of the user's
     ):
+        self.workdir, self.own = workdir, own
         self.settings, self.checkpoints = settings, checkpoints
         self.make_state, self.axes, self.num_blocks = make_state, axes, num_blocks
         # The log is the record of past divergences: it outlives the states before them.
@@ -60,7 +62,13 @@ class Recovery:
         """The newest checkpoint, or the state at step 0."""
         like = jax.eval_shape(self.make_state)
         restored = checkpoint.restore_latest(
-            self.checkpoints, like, num_blocks=self.num_blocks, axes=self.axes
+            self.checkpoints,
+            like,
+            num_blocks=self.num_blocks,
+            axes=self.axes,
+            check_host=lambda host: runs.check_recipe(
+                self.workdir, host["own"], self.own
+            ),
         )
         if restored is None:
             state = parallel.make(self.make_state, axes=self.axes)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +22,8 @@ from ebmjax import (
 )
 from ebmjax import checkpoint as checkpoints
 from ebmjax import recipe as recipes
+from ebmjax.batching import Model as Model
 from ebmjax.data import Scaling, Splits
-from ebmjax.models import Network
 
 
 class Facts(NamedTuple):
@@ -35,33 +35,6 @@ class Facts(NamedTuple):
     own: list[str] = []  # fields of the recipe that were code of the user's
     scaling: list | None = None  # mean and std of vectors
     own_data: bool = False  # trained on arrays given to `fit`
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A network with its variables, for use inside a compiled function."""
-
-    network: Network
-    variables: Any  # (params, model_state)
-    scaling: Scaling | None = None  # of vectors
-
-    def to_float(self, image: jax.Array) -> jax.Array:
-        """Examples as the data set stores them -> what the network takes."""
-        return augment.to_float(image, self.scaling)
-
-    def logits(self, x: jax.Array) -> jax.Array:
-        """f(x)[y]; x as the network takes it.  [B, ...] -> [B, K]."""
-        return self.network.apply(*self.variables, x)
-
-    def features(self, x: jax.Array) -> jax.Array:
-        """The input of the last layer.  [B, ...] -> [B, F]."""
-        return self.network.features(*self.variables, x)
-
-    def energy(self, x: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-        """E(x), or with labels [B] E(x, y).  [B, ...] -> [B]."""
-        if labels is None:
-            return energy.from_logits(self.logits(x))
-        return energy.joint_from_logits(self.logits(x), labels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,7 +118,12 @@ class Run:
             x = self.to_float(np.asarray(start))
         arrays = (np.asarray(x),)
         if labels is not None:
-            arrays += (self._checked_labels(labels, n),)
+            labels = np.asarray(labels)
+            if labels.shape != (n,) or labels.dtype.kind not in "iu":
+                found = f"{labels.dtype} {list(labels.shape)}"
+                raise ValueError(f"labels must be {n} integers, not {found}")
+            energy.check_labels(labels, self.num_classes)
+            arrays += (labels.astype(np.int32),)
         x = batching.over_batches(
             self._sampling_program,
             (*self._variables, jnp.int32(steps)),
@@ -235,20 +213,15 @@ class Run:
             raise ValueError(
                 f"images are {x.dtype}: pass uint8 in 0..255, or floats in [-1, 1]"
             )
-        return x if x.dtype == np.uint8 else np.asarray(x, np.float32)
-
-    def _checked_labels(self, labels, n):
-        labels = np.asarray(labels)
-        if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
+        if x.dtype == np.uint8:
+            return x
+        x = np.asarray(x, np.float32)
+        if x.size and x.min() >= 0 and x.max() > 2:
             raise ValueError(
-                f"labels must be {n} integers, not {labels.dtype} {list(labels.shape)}"
+                f"images are floats from {x.min():g} to {x.max():g}: pass uint8 in"
+                " 0..255, or floats in [-1, 1]"
             )
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise ValueError(
-                f"labels must be in 0..{self.num_classes - 1}, not"
-                f" {labels.min()}..{labels.max()}"
-            )
-        return labels.astype(np.int32)
+        return x
 
 
 def load(
@@ -302,7 +275,9 @@ def load_with_config(
             f"the run in {workdir} keeps no averaged parameters: its"
             " config.optimizer.ema_decay is 0"
         )
-    _check_recipe(workdir, facts, recipe)
+    check_recipe(
+        workdir, set(facts.own) & set(recipes.FOR_EVALUATION), recipes.given(recipe)
+    )
     complete = recipes.complete(recipe, c, len(facts.class_names))
     variables = params, state["model_state"] or {}
     _check_variables(workdir, complete.network, variables, facts.image_shape)
@@ -344,13 +319,16 @@ def load_splits(c: ml_collections.ConfigDict) -> Splits:
     )
 
 
-def _check_recipe(workdir, facts, recipe):
-    """Raises ValueError if code that the run was trained with is not given again."""
-    missing = [name for name in facts.own if getattr(recipe, name, None) is None]
+def check_recipe(workdir: str, needed: Iterable[str], given: Iterable[str]) -> None:
+    """Raises `checkpoint.CheckpointMismatchError` if code of a run is not given again.
+
+    Both are names of fields of a `Recipe`.
+    """
+    missing = sorted(set(needed) - set(given))
     if missing:
-        raise ValueError(
-            f"{workdir} was trained with a {' and a '.join(missing)} of a recipe, and"
-            " code is never read from a run directory: pass the same recipe= again, or"
+        raise checkpoints.CheckpointMismatchError(
+            f"{workdir} was trained with {', '.join(missing)} of a recipe, and code is"
+            " never read from a run directory: pass the same recipe= again, or"
             " --config=FILE whose get_recipe(config) returns it"
         )
 

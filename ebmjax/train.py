@@ -93,6 +93,7 @@ def fit(
             make_state=plan.make_state,
             axes=plan.axes,
             num_blocks=plan.settings.num_blocks,
+            own=plan.facts.own,
         )
         state, meter = start.newest()
         writer = _writer(workdir, config, int(state.step), writers)

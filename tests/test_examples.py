@@ -81,8 +81,8 @@ def test_an_example_is_short_and_uses_public_names(name):
 @pytest.mark.parametrize(
     "name, needed_again",
     [
-        ("own_network", "a network"),
-        ("own_sampler", "a sampler"),
+        ("own_network", "network"),
+        ("own_sampler", "sampler"),
         ("own_term", None),
         ("own_optimizer", None),
     ],

@@ -89,14 +89,25 @@ def test_images_are_not_cropped_if_they_are_vectors(tmp_path):
 def test_a_run_of_an_own_network_is_read_with_that_network(tmp_path):
     own = recipe.Recipe(network=Linear())
     run = ebmjax.fit(tiny_config(), tmp_path, recipe=own)
-    with pytest.raises(ValueError, match="trained with a network of a recipe"):
+    with pytest.raises(ValueError, match="trained with network of a recipe"):
         ebmjax.load(tmp_path)
+    with pytest.raises(ValueError, match="trained with network of a recipe"):
+        ebmjax.fit(tiny_config(num_steps=3), tmp_path, recipe=recipe.Recipe(tasks={}))
     again = ebmjax.load(tmp_path, recipe=own)
     x = run.splits().test.image[:4]
     np.testing.assert_array_equal(again.logits(x), run.logits(x))
     other = recipe.Recipe(network=models.MLP(10, features=(7,)))
     with pytest.raises(ValueError, match="another network: .* is (missing|unknown)"):
         ebmjax.load(tmp_path, recipe=other)
+
+
+def test_a_resumed_run_needs_all_of_its_code_again(tmp_path):
+    own = recipe.Recipe(augment=lambda key, x: x)
+    ebmjax.fit(tiny_config(), tmp_path, recipe=own)
+    with pytest.raises(ValueError, match="trained with augment of a recipe"):
+        ebmjax.fit(tiny_config(num_steps=3), tmp_path)
+    assert ebmjax.load(tmp_path).step == 2  # which evaluation does not need
+    assert ebmjax.fit(tiny_config(num_steps=3), tmp_path, recipe=own).step == 3
 
 
 def test_a_second_sample_does_not_compile(tmp_path):
@@ -140,8 +151,8 @@ def test_a_second_map_of_a_function_does_not_compile(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(n=2, labels=[0, 10]), "labels must be in 0..9, not 0..10"),
-        (dict(n=2, labels=[-1, 0]), "labels must be in 0..9, not -1..0"),
+        (dict(n=2, labels=[0, 10]), "labels lie in 0..10, expected 0..9"),
+        (dict(n=2, labels=[-1, 0]), "labels lie in -1..0, expected 0..9"),
         (dict(n=2, labels=[0]), "labels must be 2 integers"),
         (dict(n=2, labels=[0.5, 1.0]), "labels must be 2 integers"),
         (dict(n=0), "n must be a positive integer, not 0"),
