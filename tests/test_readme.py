@@ -1,20 +1,36 @@
+"""What the README shows is run, and its numbers are those of committed results."""
+
+import json
 import pathlib
 import re
 
 import matplotlib
 import numpy as np
+import pytest
+import sklearn.datasets
+from PIL import Image
+
+import ebmjax
+from ebmjax.config_file import find_config
+from experiments import digits
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+RESULTS = json.loads(digits.RESULTS.read_text())
+
+
+def block(text):
+    """The one block of Python with this text in it."""
+    (result,) = (block for block in PYTHON if text in block)
+    return result
 
 
 def test_the_example_samples_the_mixture_that_it_shows(tmp_path, monkeypatch):
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
-    (block,) = (b for b in PYTHON if "sgld.sgld(" in b)
     names = {}
-    exec(block, names)
+    exec(block("sgld.sgld("), names)
     x, means = np.asarray(names["state"].position), np.asarray(names["means"])
     distance = np.linalg.norm(x[:, None] - means[None], axis=-1).min(axis=1)
     # Within two of a unit Gaussian's centre lie 1 - exp(-2) = 86 % of its mass.
@@ -22,8 +38,55 @@ def test_the_example_samples_the_mixture_that_it_shows(tmp_path, monkeypatch):
     assert (tmp_path / "mixture.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_images_in_a_folder_are_trained_on_and_read_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    for i, (image, label) in enumerate(zip(x[:600], y, strict=False)):
+        path = tmp_path / "photos" / f"class_{label}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.rint(image.reshape(8, 8) * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+    source = block('"photos/"').replace("num_valid=500", "num_valid=50")
+    source = source.replace("5_000", "2").replace("ebmjax.evaluate(run)", "")
+    source += "c.batch_size\n"
+    names = {}
+    exec(source.replace("image_size=32", "image_size=8"), names)
+    assert names["run"].step == 2 and names["run"].num_classes == 10
+    library = block("ebmjax.load(").replace("runs/jem_digits", "runs/photos")
+    exec(library.replace("steps=200", "steps=1").replace("n=100", "n=4"), names)
+
+
+def test_a_term_of_ones_own():
+    names = {"ebmjax": ebmjax}
+    exec(block("def get_recipe"), names)
+    c = names["get_config"]()
+    c.objective.penalty = 0.5
+    recipe = ebmjax.recipe.complete(names["get_recipe"](c), c, 10)
+    settings = ebmjax.recipe.settings(c, 10, recipe.terms)
+    assert settings.objective.weights == {"cross_entropy": 1.0, "penalty": 0.5}
+    assert settings.objective.needs == {"labels", "input_grad"}
+
+
 def test_every_file_that_it_names_is_there():
     linked = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", README)
     configs = re.findall(r"configs/\w+\.py", README)
     for path in [a or b for a, b in linked] + configs:
         assert (ROOT / path).exists(), path
+    for name in re.findall(r"--config=(\w+)", README):
+        assert find_config(name)
+
+
+def test_its_table_is_that_of_the_committed_results():
+    assert digits.table(RESULTS) in README
+
+
+@pytest.mark.parametrize("column, name", digits.RUNS.items())
+def test_configs_quote_the_committed_results(column, name):
+    """"Measured: 98.1 % test accuracy, ECE 5.5 %"."""
+    text = (ROOT / "configs" / f"{name}.py").read_text()
+    accuracy, ece = re.search(
+        r"Measured: ([\d.]+) % test accuracy, ECE ([\d.]+) %", text
+    ).groups()
+    assert accuracy == f"{100 * RESULTS[column]['accuracy']:.1f}"
+    assert ece == f"{100 * RESULTS[column]['ECE, 15 bins']:.1f}"
