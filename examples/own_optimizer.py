@@ -28,5 +28,5 @@ def sharpness_aware(grad_fn, params, rho=0.05):
 
 
 def get_recipe(c):
-    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-4, 100, c.num_steps)
+    rate = optax.cosine_decay_schedule(3e-4, c.num_steps)
     return ebmjax.Recipe(optimizer=optax.lion(rate), gradient=sharpness_aware)

@@ -106,7 +106,7 @@ def test_a_recipe_in_a_config_file(name, needed_again, tmp_path):
     again = ebmjax.load(tmp_path, recipe=recipe if needed_again else None)
     np.testing.assert_array_equal(again.logits(x), run.logits(x))
     results = ebmjax.evaluate(again)
-    assert ebmjax.eval.evaluate.failures(results) == []
+    assert ebmjax.eval.evaluate.failures(results) == {}
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 

@@ -30,7 +30,7 @@ def test_a_golden_run_is_resumed_and_evaluated(name, tmp_path):
     run = ebmjax.fit(c, workdir)
     assert run.step == 6
     results = ebmjax.evaluate(run)
-    assert ebmjax.eval.evaluate.failures(results) == []
+    assert ebmjax.eval.evaluate.failures(results) == {}
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == [2, 4, 4, 6, 6]
