@@ -12,7 +12,7 @@ from ebmjax.eval.tasks.ood import set_labels
 
 def rendered(tmp_path, found):
     folder = write_run(tmp_path / "run", found)
-    return Page(run_report.render(found, epath.Path(folder) / "eval"))
+    return Page(run_report.render(found, epath.Path(folder) / "eval")[0])
 
 
 # --- the report ---------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
 def test_ids_are_unique_so_that_charts_do_not_clip_each_other(tmp_path):
     found = results()
     folder = write_run(tmp_path / "run", found)
-    text = run_report.render(found, epath.Path(folder) / "eval")
+    text, _ = run_report.render(found, epath.Path(folder) / "eval")
     clips = re.findall(r'<clipPath id="([^"]+)"', text)
     assert len(clips) == len(set(clips)) > 5
 
@@ -72,13 +72,14 @@ def test_a_picture_that_is_gone_costs_its_task_only(tmp_path):
     found = results()
     folder = write_run(tmp_path / "run", found)
     (folder / "eval" / "ood_scores.npz").unlink()
-    page = Page(run_report.render(found, epath.Path(folder) / "eval"))
+    page = Page(run_report.render(found, epath.Path(folder) / "eval")[0])
     assert "ood_scores.npz is missing: evaluate it again" in page.text
     assert "Calibration errors" in page.text
 
 
 def test_nothing_evaluated_is_a_page_too(tmp_path):
-    page = Page(run_report.render({"run": results()["run"]}, epath.Path(tmp_path)))
+    text, _ = run_report.render({"run": results()["run"]}, epath.Path(tmp_path))
+    page = Page(text)
     assert "Nothing has been evaluated yet" in page.text
 
 
@@ -163,7 +164,7 @@ def test_our_own_mistake_in_a_section_is_not_the_fault_of_the_numbers(tmp_path, 
     found = {k: v for k, v in results().items() if k in ("run", "samples", "ood")}
     tasks = TASKS | {"samples": TASKS["samples"]._replace(section=broken)}
     folder = write_run(tmp_path / "run", found)
-    text = run_report.render(found, epath.Path(folder) / "eval", tasks)
+    text, _ = run_report.render(found, epath.Path(folder) / "eval", tasks)
     page = Page(text)
     assert "The section of samples failed: KeyError('no such key')" in page.text
     assert "evaluate it again" not in page.text and "ROC by log p(x)" in page.text

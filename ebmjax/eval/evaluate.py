@@ -191,9 +191,9 @@ def draw(workdir: str, *, tasks: Mapping[str, Task] = TASKS) -> None:
     folder = root / FOLDER
     with _lock(root):
         results = read(workdir)
-        for name, figure in run_report.figures(results, folder, tasks).items():
+        page, figures = run_report.render(results, folder, tasks)
+        for name, figure in figures.items():
             rundir.write(folder / f"{name}.png", charts.png(figure))
-        page = run_report.render(results, folder, tasks)
         rundir.write(root / REPORT, page)
 
 

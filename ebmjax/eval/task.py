@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
-from matplotlib.figure import Figure
 
 from ebmjax import runs
 from ebmjax.eval.report import page
@@ -109,7 +108,6 @@ class Task(NamedTuple):
     verdict: Callable[[dict], Verdict] = plain_verdict
     measures: Callable[[dict], list[Measure]] = plain_measures
     section: Callable[[dict, epath.Path], page.Section | None] = plain_section
-    figures: Callable[[dict, epath.Path], dict[str, Figure]] = lambda *_: {}
     compare: Callable[[Sequence[Column]], list[page.Panel]] = lambda columns: []
 
 

@@ -84,11 +84,11 @@ def _kept(numbers):
     return f" (the numbers are from an earlier evaluation, of step {numbers['step']:,})"
 
 
-def render(
+def _sections(
     results: dict[str, Any], folder: epath.Path, tasks: Mapping[str, Task] = TASKS
-) -> str:
-    """The page; `folder` holds the pictures and arrays of the tasks."""
-    sections, notes = [], _notes(results)
+) -> tuple[list[page.Section], list[str]]:
+    """The sections of the tasks, and a note for each that cannot be drawn."""
+    drawn, notes = [], []
     for name, task in in_order(results, tasks):
         if not (numbers := completed(results, name)):
             continue
@@ -104,31 +104,28 @@ def render(
             if section is not None:
                 settings = json.dumps(numbers["settings"], indent=1)
                 title = section.title or titled(name, task)
-                sections.append(section._replace(title=title, settings=settings))
-    return page.render(
+                drawn.append(section._replace(title=title, settings=settings))
+    return drawn, notes
+
+
+def render(
+    results: dict[str, Any], folder: epath.Path, tasks: Mapping[str, Task] = TASKS
+) -> tuple[str, dict[str, Figure]]:
+    """The page, and its main charts {name: figure} for other documents.
+
+    `folder` holds the files of the tasks.
+    """
+    drawn, notes = _sections(results, folder, tasks)
+    text = page.render(
         "report.html",
         title=results["run"]["name"],
         subtitle=_about(results["run"]),
         summaries=summaries(results, tasks),
-        notes=notes,
-        sections=sections,
+        notes=_notes(results) + notes,
+        sections=drawn,
     )
-
-
-def figures(
-    results: dict[str, Any], folder: epath.Path, tasks: Mapping[str, Task] = TASKS
-) -> dict[str, Figure]:
-    """The main charts of the page one by one, for other documents."""
-    named = {}
-    for name, task in in_order(results, tasks):
-        if numbers := completed(results, name):
-            try:
-                named |= task.figures(numbers, folder)
-            except FileNotFoundError:
-                pass  # the page says so
-            except Exception:  # the other figures are drawn
-                logging.exception("the figures of task %s cannot be drawn", name)
-    return named
+    panels = (panel for section in drawn for panel in section.panels)
+    return text, {panel.name: panel.chart for panel in panels if panel.chart}
 
 
 def _about(run):

@@ -168,7 +168,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         title = f"Accuracy under {NORMS[norm]} attacks."
         caption = _caption(numbers, of_norm)
         panels.append(
-            page.figure_panel(figure(numbers, norm), f"attack-{norm}", title, caption)
+            page.figure_panel(figure(numbers, norm), f"accuracy_{norm}", title, caption)
         )
     for norm, of_norm in norms.items():
         panels.append(
@@ -196,9 +196,13 @@ def figure(numbers: dict, norm: str):
     }
     if "distances" in of_norm:
         lines["nearest mistake"] = survival(of_norm["distances"], of_norm["max_eps"])
+    return _chart(lines, norm)
+
+
+def _chart(lines, norm):
     scale, unit = UNITS[norm]
     lines = {name: ([scale * e for e in eps], y) for name, (eps, y) in lines.items()}
-    return charts.robustness(lines, f"{NORMS[norm]} eps, {unit}")
+    return charts.curves(lines, f"{NORMS[norm]} eps, {unit}", "accuracy")
 
 
 def survival(distances: list, max_eps: float) -> tuple[list, list]:
@@ -266,20 +270,15 @@ def _distal_tiles(numbers, folder):
     )
 
 
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    return {f"accuracy_{norm}": figure(numbers, norm) for norm in numbers["norms"]}
-
-
 def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """Mean accuracy over the runs of each column, and their distal examples."""
     panels = []
-    for norm, (scale, unit) in UNITS.items():
+    for norm in NORMS:
         lines = {c.label: line for c in columns if (line := _mean_curve(c, norm))}
-        scaled = {n: ([scale * e for e in eps], y) for n, (eps, y) in lines.items()}
         if lines:
-            figure = charts.robustness(scaled, f"{NORMS[norm]} eps, {unit}")
             title = f"Accuracy under {NORMS[norm]} attacks."
-            panels.append(page.figure_panel(figure, f"attack-{norm}", title))
+            chart = _chart(lines, norm)
+            panels.append(page.figure_panel(chart, f"accuracy_{norm}", title))
     return panels + [
         page.picture_panel(column.folder / "distal.png", column.label, caption)
         for caption in ["Distal examples: from noise up p(class | x), one a class."]
@@ -306,6 +305,5 @@ TASK = Task(
     verdict=robustness_verdict,
     measures=measures,
     section=section,
-    figures=figures,
     compare=compare,
 )

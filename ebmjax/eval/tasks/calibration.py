@@ -101,7 +101,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         panels.append(
             page.figure_panel(
                 charts.reliability(after["reliability"]),
-                "reliability-temperature",
+                "reliability_temperature",
                 "After temperature scaling.",
                 f"T = {after['value']:.3f}, fitted on {after['num_valid']:,} validation"
                 f" examples. ECE {formatted(after['ece'], '.2%')}.",
@@ -126,10 +126,6 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     return page.Section(text, panels, [page.Table("Calibration errors", head, rows)])
 
 
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    return {"reliability": charts.reliability(numbers["as_trained"]["reliability"])}
-
-
 def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """The reliability of the first run of each column."""
     diagrams = {c.label: c.numbers[0]["as_trained"]["reliability"] for c in columns}
@@ -144,6 +140,5 @@ TASK = Task(
     verdict=calibration_verdict,
     measures=measures,
     section=section,
-    figures=figures,
     compare=compare,
 )

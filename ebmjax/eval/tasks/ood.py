@@ -251,9 +251,10 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     arrays = page.load_arrays(folder / "ood_scores.npz")
     for score, label in numbers["labels"].items() if sets else ():
         figure = histogram(numbers, arrays, score)
-        histograms.append(page.figure_panel(figure, f"ood-{score}", f"{label}."))
+        histograms.append(page.figure_panel(figure, f"ood_{score}", f"{label}."))
         curves = {labels[name]: _roc(arrays, name, score) for name in sets}
-        figure = charts.roc(curves)
+        axes = "out-of-distribution accepted", "test images accepted"
+        figure = charts.curves(curves, *axes, of_shares=True, first=1)
         rocs.append(page.figure_panel(figure, f"roc-{score}", f"ROC by {label}."))
     panels = histograms[:NUM_HISTOGRAMS]
     if "ood_examples.png" in numbers["files"]:
@@ -304,17 +305,10 @@ def _table(numbers, sets, metric):
     return page.Table(title, ["", *(labels[name] for name in sets), "mean"], rows)
 
 
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    arrays = page.load_arrays(folder / "ood_scores.npz")
-    main = list(numbers["labels"])[:NUM_HISTOGRAMS]
-    return {f"ood_{score}": histogram(numbers, arrays, score) for score in main}
-
-
 TASK = Task(
     compute,
     title="Out-of-distribution detection",
     verdict=ood_verdict,
     measures=measures,
     section=section,
-    figures=figures,
 )

@@ -216,50 +216,61 @@ def measures(numbers: dict) -> list[Measure]:
 
 
 def section(numbers: dict, folder: epath.Path) -> page.Section:
-    trace, energies = numbers["trace"], energy_figure(folder)
     steps = (
         f"from noise, {numbers['num_steps']} SGLD steps of size"
         f" {numbers['step_size']:g}, noise {numbers['noise_std']:g}."
     )
     columns = f"Columns: {', '.join(numbers['class_columns'])}."
-    neighbours = (
-        f"Most likely of the {numbers['neighbours_of']},",
-        "selected by log p(x), and below each its five nearest training images.",
-    )
-    pictures = {
+    neighbours = f"Most likely of the {numbers['neighbours_of']},"
+    below = "selected by log p(x), and below each its five nearest training images."
+    of_model = {
         "buffer": ("Replay buffer,", "drawn at random."),
         "chains": ("Chains on p(x)", steps),
         "chains_by_class": ("Chains on p(x | y)", f"{steps} {columns}"),
-        "neighbours": neighbours,
+        "neighbours": (neighbours, below),
+    }
+    if "buffer.png" not in numbers["files"]:
+        del of_model["buffer"]
+    of_test = {
         "test_likely": ("Most likely test images", "by log p(x)."),
         "test_unlikely": ("Least likely", "by log p(x)."),
         "test_sure": ("Most confident of each class", "by p(label | x)."),
         "test_unsure": ("Least confident", "by p(label | x)."),
     }
-    if "buffer.png" not in numbers["files"]:
-        del pictures["buffer"]
+    text = (
+        "What the model's own chains make, and what it finds likely. Lower energy is"
+        " more likely: log p(x) = -E(x) - log Z."
+    )
     panels = [
-        page.picture_panel(folder / f"{n}.png", *text) for n, text in pictures.items()
+        *_picture_panels(folder, of_model),
+        *_energy_panels(numbers, folder),
+        *_picture_panels(folder, of_test),
     ]
-    panels[-4:-4] = [
+    return page.Section(text, panels, [_table(numbers["scores"])])
+
+
+def _picture_panels(folder, texts):
+    return [page.picture_panel(folder / f"{name}.png", *x) for name, x in texts.items()]
+
+
+def _energy_panels(numbers, folder):
+    energies, trace = page.load_arrays(folder / "energies.npz"), numbers["trace"]
+    order = [name for name in ("test", "buffer", "chains", "noise") if name in energies]
+    of_sets = {name: energies[name] for name in order}
+    return (
         page.figure_panel(
-            energies,
+            charts.histograms(of_sets, "energy E(x), nats"),
             "energies",
             "Energies.",
             "Samples of a model that fits lie where test images lie.",
         ),
         page.figure_panel(
             charts.trace(trace["median"], trace["q05"], trace["q95"]),
-            "trace",
+            "energy_trace",
             "Energy along the chains.",
             f"Median and 90 % of {numbers['num_chains']} chains on p(x).",
         ),
-    ]
-    text = (
-        "What the model's own chains make, and what it finds likely. Lower energy is"
-        " more likely: log p(x) = -E(x) - log Z."
     )
-    return page.Section(text, panels, [_table(numbers["scores"])])
 
 
 def _table(scores):
@@ -290,17 +301,6 @@ def _table(scores):
     )
 
 
-def energy_figure(folder: epath.Path):
-    """Histograms of the energies of test images, samples and noise."""
-    energies = page.load_arrays(folder / "energies.npz")
-    order = [n for n in ("test", "buffer", "chains", "noise") if n in energies]
-    return charts.histograms({n: energies[n] for n in order}, "energy E(x), nats")
-
-
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    return {"energies": energy_figure(folder)}
-
-
 def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """The replay buffer of the first run of each column, or else its chains."""
     panels = []
@@ -317,6 +317,5 @@ TASK = Task(
     verdict=sample_quality_verdict,
     measures=measures,
     section=section,
-    figures=figures,
     compare=compare,
 )
