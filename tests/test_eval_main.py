@@ -45,7 +45,10 @@ def test_a_terminal_without_unicode_gets_a_replacement(tmp_path):
 @pytest.mark.parametrize(
     "args, sentence",
     [
-        (["--eval.ood.stes=1"], "error: --eval.ood.stes: config has no key"),
+        (
+            ["--eval.ood.stes=1"],
+            "error: config has no key 'eval.ood.stes'; did you mean 'eval.ood.sets'?",
+        ),
         ([], "error: --workdir is missing: a run directory"),
         (["--workdir=no"], "error: no is not a run directory: it has no config.json"),
         (["--workdir=no", "else"], "error: unexpected argument 'else'; flags have the"),

@@ -208,8 +208,6 @@ def describe(run: runs.Run) -> dict:
         "ema": c.eval.ema,
         "data": c.data.name,
         "seed": c.seed,
-        "class_names": list(run.class_names),
-        "image_shape": list(run.image_shape),
         "objective": {k: v for k, v in c.objective.items() if v},
         "model": c.model.to_dict(),
     }
@@ -219,7 +217,7 @@ def settings(run: runs.Run, task: str) -> dict:
     """What the numbers of a task depend on: its own keys of config.eval, and those of
     the run that all tasks read."""
     c = run.config
-    own = c.eval[task] if task in c.eval else None
+    own = c.eval.get(task)
     own = own.to_dict() if isinstance(own, ml_collections.ConfigDict) else {}
     return own | {
         "checkpoint": c.eval.checkpoint,

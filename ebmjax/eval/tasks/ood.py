@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from sklearn.metrics import roc_curve
 
 from ebmjax import runs
 from ebmjax.eval import ood, ood_sets
@@ -250,7 +249,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     histograms, rocs = [], []
     arrays = page.load_arrays(folder / "ood_scores.npz")
     for score, label in numbers["labels"].items() if sets else ():
-        figure = histogram(numbers, arrays, score)
+        figure = _histogram(numbers, arrays, sets, score)
         histograms.append(page.figure_panel(figure, f"ood_{score}", f"{label}."))
         curves = {labels[name]: _roc(arrays, name, score) for name in sets}
         axes = "out-of-distribution accepted", "test images accepted"
@@ -272,9 +271,8 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     )
 
 
-def histogram(numbers: dict, arrays: Mapping[str, np.ndarray], score: str):
-    """Of one score, on the test set and all sets that were read."""
-    sets = _completed_sets(numbers)
+def _histogram(numbers, arrays, sets, score):
+    """Of one score, on the test set and on `sets`."""
     labels = {"test": "test"} | set_labels(numbers["sets"])
     named = {labels[name]: arrays[f"{name}/{score}"] for name in ("test", *sets)}
     axis = numbers["axes"].get(score) or numbers["labels"][score]
@@ -283,12 +281,10 @@ def histogram(numbers: dict, arrays: Mapping[str, np.ndarray], score: str):
 
 def _roc(arrays, name, score):
     """At most 200 points of the curve: shares accepted of the set, and of test."""
-    inside, outside = arrays[f"test/{score}"], arrays[f"{name}/{score}"]
-    is_inside = np.repeat([1, 0], [len(inside), len(outside)])
-    scores = np.concatenate([inside, outside])
-    fpr, tpr, _ = roc_curve(is_inside, scores, drop_intermediate=False)
-    keep = np.unique(np.linspace(0, len(fpr) - 1, 200).round().astype(int))
-    return fpr[keep], tpr[keep]
+    roc = ood.roc_curve(arrays[f"test/{score}"], arrays[f"{name}/{score}"])
+    keep = np.linspace(0, len(roc.thresholds), 200).round().astype(int)
+    counts = (roc.false_positives, roc.true_positives)
+    return tuple(np.append(0, x / x[-1])[np.unique(keep)] for x in counts)
 
 
 def _table(numbers, sets, metric):
