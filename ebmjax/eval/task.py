@@ -47,7 +47,7 @@ class Column(NamedTuple):
     folder: epath.Path  # with the files of the first
 
 
-def formatted(value: float | None, spec: str) -> str:
+def format_number(value: float | None, spec: str) -> str:
     """`value` by the format `spec`, or a dash if it is not finite."""
     return "–" if value is None else format(value, spec)
 
@@ -111,5 +111,5 @@ class Task(NamedTuple):
     compare: Callable[[Sequence[Column]], list[page.Panel]] = lambda columns: []
 
 
-def titled(name: str, task: Task) -> str:
+def title_of(name: str, task: Task) -> str:
     return task.title or name.replace("_", " ")

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from ebmjax import config, rundir
 from ebmjax.eval.report import page
 from ebmjax.eval.report.run_report import in_order, measures
-from ebmjax.eval.result import FILE, FOLDER, REPORT, completed, read
-from ebmjax.eval.task import Column, Measure, Task, titled
+from ebmjax.eval.result import FILE, FOLDER, REPORT, numbers_of, read
+from ebmjax.eval.task import Column, Measure, Task, title_of
 from ebmjax.eval.tasks import TASKS
 
 COMPARISON = "compare.json"
@@ -28,7 +28,7 @@ class Group(NamedTuple):
 
     def column(self, task: str) -> Column | None:
         """The runs in which `task` was completed; None without any."""
-        numbers = [completed(results, task) for results in self.results]
+        numbers = [numbers_of(results, task) for results in self.results]
         pairs = [x for x in zip(numbers, self.workdirs, strict=True) if x[0]]
         if not pairs:
             return None
@@ -46,8 +46,8 @@ def write(
     """
     if len(workdirs) < 2:
         raise ValueError("--compare needs two runs or more: --compare RUN RUN ...")
-    groups = grouped(workdirs)
-    numbers = compared(groups, tasks)
+    groups = group_runs(workdirs)
+    numbers = compare(groups, tasks)
     folder = rundir.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     rundir.write(folder / COMPARISON, json.dumps(numbers, indent=1) + "\n")
@@ -55,7 +55,7 @@ def write(
     return table(numbers)
 
 
-def grouped(workdirs: Sequence[str]) -> list[Group]:
+def group_runs(workdirs: Sequence[str]) -> list[Group]:
     """The runs, those that differ in nothing but the seed together.
 
     Two runs of one config and one seed are not two seeds: the second is in a group
@@ -69,8 +69,8 @@ def grouped(workdirs: Sequence[str]) -> list[Group]:
         count[kind, c.seed] += 1
         group = groups.setdefault((kind, count[kind, c.seed]), Group("", [], []))
         group.workdirs.append(workdir)
-        group.results.append(_evaluated(workdir))
-    return _labelled(list(groups.values()))
+        group.results.append(_read_results(workdir))
+    return _with_labels(list(groups.values()))
 
 
 def _check_distinct(workdirs):
@@ -96,7 +96,7 @@ def _kind(c):
     )
 
 
-def _evaluated(workdir):
+def _read_results(workdir):
     results = read(workdir)
     if "run" not in results:
         raise FileNotFoundError(
@@ -106,7 +106,7 @@ def _evaluated(workdir):
     return results
 
 
-def _labelled(groups):
+def _with_labels(groups):
     """The groups with labels. Those that several share are followed by the directory
     of the first run, from where their paths part."""
     labels = [_label([x["run"]["name"] for x in g.results]) for g in groups]
@@ -128,7 +128,7 @@ def _label(names):
     return f"{stem}, {len(names)} seeds"
 
 
-def compared(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str, Any]:
+def compare(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str, Any]:
     """Every measure of every group: mean, sample standard deviation, count."""
     rows: dict[str, dict] = {}
     for group in groups:
@@ -245,7 +245,7 @@ def render(
             notes.append(f"{name}: {where} is missing: evaluate that run again.")
         else:
             if panels:
-                sections.append(page.Section("", panels, title=titled(name, task)))
+                sections.append(page.Section("", panels, title=title_of(name, task)))
     return page.render(
         "compare.html",
         title=" · ".join(numbers["groups"]),

@@ -25,7 +25,7 @@ from ebmjax.eval.result import (
     picture,
     skipped,
 )
-from ebmjax.eval.task import NORMS, Column, Measure, Task, Verdict, formatted
+from ebmjax.eval.task import NORMS, Column, Measure, Task, Verdict, format_number
 
 UNITS = {"linf": (255, "255ths"), "l2": (1, "[0, 1] units")}  # of eps in charts
 
@@ -256,8 +256,8 @@ def _distal_tiles(numbers, folder):
             page.Panel(
                 page.image_tag(pictures.png(x, height=96), f"distal: {row['class']}"),
                 row["class"],
-                f"{formatted(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
-                f" log p {formatted(after, '+.1f')} ({formatted(gained, '+.1f')})",
+                f"{format_number(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
+                f" log p {format_number(after, '+.1f')} ({format_number(gained, '+.1f')})",
             )
         )
     return page.Tiles(
