@@ -251,15 +251,14 @@ def _distal_tiles(numbers, folder):
     tiles = []
     for row, x in zip(numbers["distal"], images, strict=True):
         after, before = row["log_density"], row["log_density_of_noise"]
-        gained = None if None in (after, before) else after - before
-        tiles.append(
-            page.Panel(
-                page.image_tag(pictures.png(x, height=96), f"distal: {row['class']}"),
-                row["class"],
-                f"{format_number(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
-                f" log p {format_number(after, '+.1f')} ({format_number(gained, '+.1f')})",
-            )
+        gain = None if None in (after, before) else after - before
+        gain, after = (format_number(value, "+.1f") for value in (gain, after))
+        caption = (
+            f"{format_number(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
+            f" log p {after} ({gain})"
         )
+        tag = page.image_tag(pictures.png(x, height=96), f"distal: {row['class']}")
+        tiles.append(page.Panel(tag, row["class"], caption))
     return page.Tiles(
         "Distal adversarial examples",
         "From uniform noise up log p(class | x) until the model is"

@@ -4,8 +4,7 @@ import functools
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from etils import epath
 
 from ebmjax import runs
 from ebmjax.eval import ood, ood_sets
+from ebmjax.eval.ood import SCORES, Score
 from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
     COLUMNS,
@@ -25,29 +25,6 @@ from ebmjax.eval.result import (
 )
 from ebmjax.eval.task import Measure, Task, Verdict
 
-
-class Score(NamedTuple):
-    """A score of examples, larger on those like the training data.
-
-    `fn(logits_fn, x [B, ...]) -> [B]` is pure; `label` is how reports call it, `axis`
-    what stands below its histogram.
-    """
-
-    fn: Callable
-    label: str
-    axis: str = ""
-
-
-_LABELS = {
-    "log_density": ("log p(x)", "log p(x) + log Z, nats"),
-    "max_log_prob": ("max p(y | x)", "log max p(y | x), nats"),
-    "approximate_mass": ("approximate mass", "-‖d log p(x) / dx‖"),
-    "negative_entropy": ("−entropy of p(y | x)", ""),
-    "max_logit": ("max logit", ""),
-}
-SCORES = {
-    name: Score(fn, *_LABELS.get(name, (name,))) for name, fn in ood.SCORES.items()
-}
 REFINEMENT_LABELS = {
     "refined_log_density": "log p(x) gained in refinement",
     "refined_grad_norm": "gradient lost in refinement",
@@ -130,7 +107,7 @@ def _scores(run, scores, images, progress):
         x = x + c.noise_std * jax.random.normal(k_noise, x.shape)
         values = {}
         for name, score in scores.items():
-            values[name] = score.fn(model.logits, x)
+            values[name] = score(model.logits, x)
             if values[name].shape != x.shape[:1]:
                 raise ValueError(
                     f"OOD score {name!r} returned shape {values[name].shape} for"
