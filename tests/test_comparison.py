@@ -14,7 +14,7 @@ def runs_to_compare(tmp_path):
     plain = config.default()
     jem = config.default()
     jem.objective.p_x = 1.0
-    made = {
+    runs = {
         "jem_s0": (results("jem_s0", 0, ece=0.04, accuracy=0.8), jem),
         "jem_s1": (results("jem_s1", 1, ece=0.06, accuracy=0.9), jem),
         "plain": (
@@ -23,7 +23,8 @@ def runs_to_compare(tmp_path):
         ),
     }
     return [
-        str(write_run(tmp_path / name, found, c)) for name, (found, c) in made.items()
+        str(write_run(tmp_path / name, numbers, c))
+        for name, (numbers, c) in runs.items()
     ]
 
 
@@ -69,9 +70,9 @@ def test_own_features_are_not_compared(tmp_path):
 def test_an_unfinished_attack_part_does_not_stop_the_comparison(tmp_path):
     workdirs = runs_to_compare(tmp_path)
     path = pathlib.Path(workdirs[2], "eval.json")
-    found = json.loads(path.read_text())
-    found["attacks"] = {"error": "OOM"}
-    path.write_text(json.dumps(found))
+    numbers = json.loads(path.read_text())
+    numbers["attacks"] = {"error": "OOM"}
+    path.write_text(json.dumps(numbers))
     assert "–" in comparison.write(workdirs, str(tmp_path / "out"))
 
 
@@ -89,13 +90,13 @@ def test_one_run_is_no_comparison(tmp_path):
         comparison.write([str(tmp_path)], str(tmp_path / "out"))
 
 
-def test_columns_are_told_apart_where_folders_have_one_name(tmp_path):
+def test_columns_have_distinct_labels_where_folders_have_one_name(tmp_path):
     plain, jem = config.default(), config.default()
     jem.objective.p_x = 1.0
     folders = []
     for name, c, accuracy in (("jem", jem, 0.8), ("classifier", plain, 0.4)):
-        found = results("seed0", 0, accuracy=accuracy)
-        folders.append(str(write_run(tmp_path / name / "seed0", found, c)))
+        numbers = results("seed0", 0, accuracy=accuracy)
+        folders.append(str(write_run(tmp_path / name / "seed0", numbers, c)))
     numbers = comparison.compare(comparison.group_runs(folders))
     assert {
         k: v["mean"] for k, v in numbers["measures"]["accuracy"]["groups"].items()
@@ -136,9 +137,9 @@ def test_where_the_data_were_does_not_make_another_config(tmp_path):
 def test_what_is_not_finite_is_never_best(tmp_path):
     folders = runs_to_compare(tmp_path)
     path = pathlib.Path(folders[0], "eval.json")
-    found = json.loads(path.read_text())
-    found["calibration"]["as_trained"]["ece"] = None
-    path.write_text(json.dumps(found))
+    numbers = json.loads(path.read_text())
+    numbers["calibration"]["as_trained"]["ece"] = None
+    path.write_text(json.dumps(numbers))
     numbers = comparison.compare(comparison.group_runs(folders))
     rows = {row.cells[0]: row for row in comparison._rows(numbers)}
     assert rows["ECE, 15 bins"].cells[1:] == ["not finite", "20.00%"]

@@ -32,7 +32,7 @@ def test_a_misspelt_key_in_a_config_file_is_refused_at_once(key):
         c.optimizer.update({key: 0})
 
 
-def test_a_misspelt_dotted_key_is_told_the_nearest_one():
+def test_a_misspelt_dotted_key_gets_the_nearest_one():
     with pytest.raises(ValueError, match="did you mean 'sgld.step_size'"):
         config.assign(config.default(), "sgld.stepsize", 0.1)
     with pytest.raises(ValueError, match="did you mean 'optimizer.warmup_steps'"):
@@ -122,7 +122,7 @@ def test_changes_name_what_differs_and_what_may_not():
         ("seed", None, "seed must be an integer .*, not None"),
     ],
 )
-def test_a_value_that_cannot_work_is_told_with_its_key(key, value, message):
+def test_an_impossible_value_is_refused_by_its_key(key, value, message):
     c = config.default()
     config.assign(c, key, value)
     with pytest.raises(ValueError, match=message):

@@ -55,7 +55,7 @@ def test_a_terminal_without_unicode_gets_a_replacement(tmp_path):
         (["--config.seed=1"], "error: unexpected argument '--config.seed=1'; flags"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told_in_one_sentence(args, sentence):
+def test_mistakes_on_the_command_line_end_in_one_sentence(args, sentence):
     done = command(*args)
     assert done.returncode == 1 and done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1 and not done.stdout
@@ -100,7 +100,7 @@ EVALUATION = {"devices": 1, "processes": 1, "evaluation": True}
 
 
 @pytest.mark.slow
-def test_data_that_have_moved_cost_no_numbers_and_can_be_named(trained, tmp_path):
+def test_data_that_have_moved_lose_no_numbers_and_can_be_named(trained, tmp_path):
     good = command(f"--workdir={trained}", "--tasks=classification")
     assert good.returncode == 0, good.stderr
     # As if the run's data set had been prepared elsewhere.
