@@ -84,18 +84,6 @@ def _check_combinations(c):
         )
 
 
-def reference() -> list[tuple[str, Any, str, str]]:
-    """A row for each key: its name, default, bounds and meaning."""
-    return [(name, key.default, key.bounds, key.doc) for name, key in KEYS.items()]
-
-
-def get(c: ml_collections.ConfigDict, key: str) -> Any:
-    """The value at a dotted key."""
-    for part in key.split("."):
-        c = c[part]
-    return c
-
-
 def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
     """Sets a dotted key.
 

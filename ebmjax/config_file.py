@@ -42,21 +42,17 @@ def override(
 
     Raises ValueError for an argument that is none, an unknown key or a wrong value.
     """
-    given = set()
+    earlier = set()
     for argument in arguments:
         match = OVERRIDE.fullmatch(argument)
         if match is None:
             raise ValueError(unexpected(argument))
         _, key, text = match.groups()
-        known = config.flatten(c)
-        if key not in known:
-            near = config.nearest(key, known)
-            raise ValueError(f"{argument}: config has no key {key!r}{near}")
         value = config.parse(key, text)
-        if isinstance(value, tuple) and key in given:
+        if isinstance(value, tuple) and key in earlier:
             raise ValueError(f"{argument}: {key} is given twice; list its entries: a,b")
         config.assign(c, key, value)
-        given.add(key)
+        earlier.add(key)
 
 
 def recipe_of(source: str, c: ml_collections.ConfigDict) -> Any:

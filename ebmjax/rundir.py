@@ -128,16 +128,10 @@ def check_writable(workdir: str | os.PathLike) -> None:
     if in_bucket(path):
         return
     probe = path / f".writable.{uuid.uuid4().hex}"
-    with _writing(path):
+    try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-
-
-@contextlib.contextmanager
-def _writing(path):
-    try:
-        yield
     except OSError as error:
         raise OSError(
             f"{path} cannot be written ({error.strerror or error}); make it writable,"

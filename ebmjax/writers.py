@@ -127,8 +127,8 @@ class Console(Writer):
 
     def _time_left(self, step):
         pace = (time.monotonic() - self.start) / max(step - self.start_step, 1)
-        left = int(pace * (self.num_steps - step))
-        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        left = tqdm.tqdm.format_interval(pace * (self.num_steps - step))
+        return f"{left} left"
 
 
 class TensorBoard(Writer):

@@ -41,7 +41,8 @@ def report(results):
             name: ([p["eps"] for p in curve], [p["accuracy"] for p in curve])
             for name, curve in curves.items()
         }
-        pictures[norm] = charts.robustness(points, f"{symbol} eps, images in [0, 1]")
+        axis = f"{symbol} eps, images in [0, 1]"
+        pictures[norm] = charts.curves(points, axis, "accuracy")
     note = f"Of the first {attacks['num_images']} test images; refined classifiers"
     note += f" of the first {_num_refined(attacks)}."
     return common.Report(("attack", "classifier", "accuracy"), rows, pictures, note)

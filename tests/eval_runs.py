@@ -229,14 +229,14 @@ def results(name="a run", seed=0, ece=0.1, accuracy=0.8, objective=None):
     }
 
 
-def write_run(folder, found, c=None):
+def write_run(folder, numbers, c=None):
     """A run directory as an evaluation leaves it, without its checkpoints."""
     folder = pathlib.Path(folder)
     (folder / "eval").mkdir(parents=True)
     c = c or config.default()
-    c.seed = found["run"]["seed"]
+    c.seed = numbers["run"]["seed"]
     (folder / "config.json").write_text(config.to_json(c))
-    (folder / "eval.json").write_text(to_json(found))
+    (folder / "eval.json").write_text(to_json(numbers))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (10, 8, 8, 1)).astype(np.uint8)
     names = "ood_examples attack_linf distal chains chains_by_class neighbours"

@@ -71,7 +71,7 @@ one_for_all_bounds = jax.jit(
 )
 def test_the_result_is_in_the_ball_and_in_the_bounds(norm, seed, eps, share, low):
     x = jax.random.uniform(jax.random.key(seed), (4, 3, 3, 1), minval=low, maxval=1.0)
-    found = one_for_all_bounds(
+    x_adv = one_for_all_bounds(
         jax.random.key(seed),
         network,
         x,
@@ -83,8 +83,8 @@ def test_the_result_is_in_the_ball_and_in_the_bounds(norm, seed, eps, share, low
         num_restarts=2,
         bounds=(low, 1.0),
     )
-    assert np.all(norms_of(found - x)[norm] <= eps * (1 + 1e-5) + 3e-7)
-    assert np.float32(low) <= found.min() and found.max() <= 1
+    assert np.all(norms_of(x_adv - x)[norm] <= eps * (1 + 1e-5) + 3e-7)
+    assert np.float32(low) <= x_adv.min() and x_adv.max() <= 1
 
 
 @pytest.mark.parametrize("random_start", [False, True])
@@ -110,7 +110,7 @@ def test_on_a_linear_classifier_it_lands_where_algebra_says(random_start):
 
 def test_bounds_cut_the_linear_solution_off():
     w, x = jnp.array([1.0, -1.0]), jnp.array([[0.95, 0.0]])
-    found = attacks.pgd(
+    x_adv = attacks.pgd(
         KEY,
         lambda x: linear(x, w),
         x,
@@ -119,7 +119,7 @@ def test_bounds_cut_the_linear_solution_off():
         step_size=0.05,
         num_steps=10,
     )
-    np.testing.assert_allclose(found, [[1.0, -0.2]], atol=1e-6)
+    np.testing.assert_allclose(x_adv, [[1.0, -0.2]], atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -173,8 +173,8 @@ def test_it_returns_the_worst_point_of_the_path_that_a_plain_loop_takes(loss):
     path = plain_pgd(x, labels, one, eps=0.3, step_size=0.06, num_steps=15)
     margins = np.stack([attacks.margin(network(z), labels) for z in path])
     worst = path[margins.argmax(axis=0), np.arange(len(x))]
-    found = pgd(KEY, network, x, labels, random_start=False, loss=loss)
-    np.testing.assert_allclose(found, worst, atol=1e-6)
+    x_adv = pgd(KEY, network, x, labels, random_start=False, loss=loss)
+    np.testing.assert_allclose(x_adv, worst, atol=1e-6)
 
 
 def test_restarts_take_losses_in_turns():
@@ -206,8 +206,8 @@ def test_fgsm_is_the_first_point_of_that_path(norm):
     flat = np.asarray(grad).reshape(6, -1)
     step = np.sign(flat) if norm == "linf" else flat / norms_of(flat)["l2"][:, None]
     expected = np.clip(x + 0.3 * step.reshape(x.shape), -1, 1)
-    found = attacks.fgsm(network, x, labels, norm=norm, eps=0.3)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    x_adv = attacks.fgsm(network, x, labels, norm=norm, eps=0.3)
+    np.testing.assert_allclose(x_adv, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm, eps", [("linf", 0.15), ("l2", 0.5)])
@@ -280,8 +280,8 @@ def test_restarts_and_the_clean_image_can_only_make_it_worse(norm):
 def test_eps_may_differ_from_image_to_image():
     x, labels = images(size=3)
     eps = jnp.array([0.0, 0.1, 0.4])
-    found = pgd(KEY, network, x, labels, eps=eps, step_size=eps / 4)
-    np.testing.assert_allclose(norms_of(found - x)["linf"], eps, atol=1e-6)
+    x_adv = pgd(KEY, network, x, labels, eps=eps, step_size=eps / 4)
+    np.testing.assert_allclose(norms_of(x_adv - x)["linf"], eps, atol=1e-6)
 
 
 def test_images_do_not_influence_each_other():
@@ -294,11 +294,11 @@ def test_images_do_not_influence_each_other():
 def test_targeted_reaches_its_target():
     x, labels = images(size=40)
     target = (labels + 1) % 4
-    found = pgd(KEY, network, x, target, eps=0.8, step_size=0.1, targeted=True)
-    before, after = (jnp.mean(network(z).argmax(-1) == target) for z in (x, found))
+    x_adv = pgd(KEY, network, x, target, eps=0.8, step_size=0.1, targeted=True)
+    before, after = (jnp.mean(network(z).argmax(-1) == target) for z in (x, x_adv))
     assert before == 0 and after > 0.8
-    found = attacks.fgsm(network, x, target, eps=0.1, targeted=True)
-    assert jnp.mean(attacks.margin(network(found), target)) < jnp.mean(
+    x_adv = attacks.fgsm(network, x, target, eps=0.1, targeted=True)
+    assert jnp.mean(attacks.margin(network(x_adv), target)) < jnp.mean(
         attacks.margin(network(x), target)
     )
 
@@ -357,7 +357,7 @@ def test_a_random_classifier_is_attacked_through_its_chain():
         sampler=functools.partial(sgld.sgld, step_size=0.05, noise_std=0.01),
     )
     for gradient in ("true", "straight_through"):
-        found = pgd(
+        x_adv = pgd(
             KEY,
             refined(gradient=gradient),
             x,
@@ -369,7 +369,7 @@ def test_a_random_classifier_is_attacked_through_its_chain():
             random=True,
             random_start=False,
         )
-        logits = refined()(jax.random.key(1), found)
+        logits = refined()(jax.random.key(1), x_adv)
         harm[gradient] = float(attacks.margin(logits, labels).mean())
     clean = float(attacks.margin(refined()(jax.random.key(1), x), labels).mean())
     assert harm["true"] > harm["straight_through"] > clean
@@ -384,7 +384,7 @@ def test_minimal_distance_of_a_linear_classifier(norm, dual):
     w = jnp.array([1.0, -2.0, 0.5])
     x = 0.3 * jax.random.normal(KEY, (8, 3))
     labels = jnp.int32(x @ w > 0)
-    found = attacks.minimal_distance(
+    nearest = attacks.minimal_distance(
         KEY,
         lambda x: linear(x, w),
         x,
@@ -397,14 +397,16 @@ def test_minimal_distance_of_a_linear_classifier(norm, dual):
         bounds=(-10.0, 10.0),
     )
     expected = np.abs(x @ w) / np.linalg.norm(w, dual)
-    np.testing.assert_allclose(found.distance, expected, rtol=3e-3, atol=1e-3)
-    np.testing.assert_allclose(norms_of(found.x - x)[norm], found.distance, rtol=1e-5)
-    assert np.all(linear(found.x, w).argmax(axis=-1) != labels)
+    np.testing.assert_allclose(nearest.distance, expected, rtol=3e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        norms_of(nearest.x - x)[norm], nearest.distance, rtol=1e-5
+    )
+    assert np.all(linear(nearest.x, w).argmax(axis=-1) != labels)
 
 
 def test_distance_is_zero_where_wrong_already_and_infinite_where_none_was_found():
     w, x = jnp.array([1.0, 1.0]), jnp.array([[0.5, 0.5], [0.5, 0.5], [0.0, 0.1]])
-    found = attacks.minimal_distance(
+    nearest = attacks.minimal_distance(
         KEY,
         lambda x: linear(x, w),
         x,
@@ -413,23 +415,23 @@ def test_distance_is_zero_where_wrong_already_and_infinite_where_none_was_found(
         relative_step_size=0.25,
         num_steps=10,
     )
-    np.testing.assert_allclose(found.distance, [0.0, np.inf, 0.05], atol=1e-3)
-    np.testing.assert_array_equal(found.x[:2], x[:2])
+    np.testing.assert_allclose(nearest.distance, [0.0, np.inf, 0.05], atol=1e-3)
+    np.testing.assert_array_equal(nearest.x[:2], x[:2])
 
 
 def test_distal_climbs_until_each_image_is_sure_and_no_further():
     x = jax.random.uniform(KEY, (4, 3, 3, 1), minval=-1.0, maxval=1.0)
     targets = jnp.arange(4)
-    found = attacks.distal(
+    example = attacks.distal(
         network, x, targets, step_size=0.1, num_steps=200, confidence=0.9
     )
-    own = jax.nn.softmax(network(found.x))[jnp.arange(4), targets]
+    own = jax.nn.softmax(network(example.x))[jnp.arange(4), targets]
     assert np.all(own >= 0.9) and np.all(own < 0.97)  # a step is 0.1 long
-    assert 0 < found.num_steps.max() < 200
-    assert np.abs(found.x).max() <= 1
-    still = attacks.distal(network, found.x, targets, step_size=0.1, num_steps=9)
+    assert 0 < example.num_steps.max() < 200
+    assert np.abs(example.x).max() <= 1
+    still = attacks.distal(network, example.x, targets, step_size=0.1, num_steps=9)
     np.testing.assert_array_equal(still.num_steps, 0)
-    np.testing.assert_array_equal(still.x, found.x)
+    np.testing.assert_array_equal(still.x, example.x)
 
 
 # --- gradients that are NaN, tiny or huge ------------------------------------------
@@ -452,20 +454,20 @@ NAN = "2 of 4 images has NaN"
 def test_nan_entries_of_a_gradient_do_not_stop_an_attack_and_are_reported(norm):
     options = dict(norm=norm, eps=0.3, step_size=0.06, num_steps=8, random_start=False)
     attack = functools.partial(attacks.pgd, KEY, fragile, labels=ZEROS, **options)
-    found, info = jax.jit(lambda x: attack(x, return_info=True))(FRAGILE)
-    assert np.isfinite(found).all()  # and not wrong because it is NaN itself
-    assert not np.any(attacks.is_correct(fragile(found), ZEROS))
+    x_adv, info = jax.jit(lambda x: attack(x, return_info=True))(FRAGILE)
+    assert np.isfinite(x_adv).all()  # and not wrong because it is NaN itself
+    assert not np.any(attacks.is_correct(fragile(x_adv), ZEROS))
     np.testing.assert_array_equal(info.nan_gradient, HAS_NAN)
     with pytest.warns(RuntimeWarning, match=NAN):
-        np.testing.assert_allclose(attack(FRAGILE), found, rtol=1e-6)
+        np.testing.assert_allclose(attack(FRAGILE), x_adv, rtol=1e-6)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_nan_gradients_in_fgsm_distances_and_distal_examples(norm):
     fgsm = functools.partial(attacks.fgsm, fragile, labels=ZEROS, norm=norm, eps=0.3)
-    found, info = jax.jit(lambda x: fgsm(x, return_info=True))(FRAGILE)
-    assert np.isfinite(found).all()  # and not wrong because it is NaN itself
-    assert not np.any(attacks.is_correct(fragile(found), ZEROS))
+    x_adv, info = jax.jit(lambda x: fgsm(x, return_info=True))(FRAGILE)
+    assert np.isfinite(x_adv).all()  # and not wrong because it is NaN itself
+    assert not np.any(attacks.is_correct(fragile(x_adv), ZEROS))
     np.testing.assert_array_equal(info.nan_gradient, HAS_NAN)
     with pytest.warns(RuntimeWarning, match=NAN):
         fgsm(FRAGILE)
@@ -504,9 +506,9 @@ def test_nan_logits_are_a_mistake_and_never_the_target():
         ),
         static_argnames="targeted",
     )
-    found = breaks(attack(x, labels))
-    assert np.isnan(found).all() and not attacks.is_correct(found, labels)[0]
-    assert found.argmax() == labels[0]  # argmax alone would call it right
+    logits = breaks(attack(x, labels))
+    assert np.isnan(logits).all() and not attacks.is_correct(logits, labels)[0]
+    assert logits.argmax() == labels[0]  # argmax alone would call it right
     assert np.isfinite(breaks(attack(x, labels + 1, targeted=True))).all()
 
 
@@ -529,8 +531,8 @@ def test_the_size_of_the_gradient_does_not_matter(norm, slope):
         return slope * linear(x, w / 4)
 
     options = dict(norm=norm, eps=0.4, loss="margin")
-    found = pgd(KEY, logits, x, labels, step_size=0.1, random_start=False, **options)
-    np.testing.assert_allclose(found, x + 0.4 * direction[None], atol=1e-3)
+    x_adv = pgd(KEY, logits, x, labels, step_size=0.1, random_start=False, **options)
+    np.testing.assert_allclose(x_adv, x + 0.4 * direction[None], atol=1e-3)
 
 
 def test_the_steepest_direction_of_a_gradient_whose_norm_overflows():
@@ -542,14 +544,14 @@ def test_distal_examples_move_where_the_gradient_is_tiny():
     # Sixty nats against the target: the derivative of log p is that of the logits,
     # which are 1e-30 of x.
     x, targets = jnp.zeros((1, 2)), jnp.ones(1, int)
-    found = attacks.distal(
+    example = attacks.distal(
         lambda x: 1e-30 * linear(x, jnp.array([3.0, 4.0])),
         x,
         targets,
         step_size=0.1,
         num_steps=3,
     )
-    np.testing.assert_allclose(found.x, [[0.18, 0.24]], rtol=1e-5)
+    np.testing.assert_allclose(example.x, [[0.18, 0.24]], rtol=1e-5)
 
 
 # --- dtypes, bounds, labels ------------------------------------------------------
@@ -566,7 +568,7 @@ def test_the_dtype_of_x_decides(dtype, logits_dtype, norm):
 
     def all_attacks(x, labels):
         options = dict(norm=norm, bounds=(number(-1), number(1)))
-        found = attacks.pgd(
+        x_adv = attacks.pgd(
             KEY,
             logits,
             x,
@@ -595,7 +597,7 @@ def test_the_dtype_of_x_decides(dtype, logits_dtype, norm):
             num_steps=2,
             confidence=number(0.5),
         )
-        return found, nearest.x, nearest.distance, step, climbed.x
+        return x_adv, nearest.x, nearest.distance, step, climbed.x
 
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         args = jnp.zeros((2, 3), dtype), jnp.zeros(2, int)

@@ -14,7 +14,7 @@ def runs_to_compare(tmp_path):
     plain = config.default()
     jem = config.default()
     jem.objective.p_x = 1.0
-    made = {
+    runs = {
         "jem_s0": (results("jem_s0", 0, ece=0.04, accuracy=0.8), jem),
         "jem_s1": (results("jem_s1", 1, ece=0.06, accuracy=0.9), jem),
         "plain": (
@@ -23,12 +23,13 @@ def runs_to_compare(tmp_path):
         ),
     }
     return [
-        str(write_run(tmp_path / name, found, c)) for name, (found, c) in made.items()
+        str(write_run(tmp_path / name, numbers, c))
+        for name, (numbers, c) in runs.items()
     ]
 
 
 def test_seeds_of_one_config_become_mean_and_deviation(tmp_path):
-    numbers = comparison.compared(comparison.grouped(runs_to_compare(tmp_path)))
+    numbers = comparison.compare(comparison.group_runs(runs_to_compare(tmp_path)))
     assert {k: len(v) for k, v in numbers["groups"].items()} == {
         "jem_s, 2 seeds": 2,
         "plain": 1,
@@ -40,8 +41,8 @@ def test_seeds_of_one_config_become_mean_and_deviation(tmp_path):
 
 
 def test_ratio_of_eces_is_to_the_plain_classifier(tmp_path):
-    groups = comparison.grouped(runs_to_compare(tmp_path))
-    ratio = comparison.compared(groups)["ece_ratio"]
+    groups = comparison.group_runs(runs_to_compare(tmp_path))
+    ratio = comparison.compare(groups)["ece_ratio"]
     assert ratio["baseline"] == "plain"
     assert ratio["times_smaller"]["jem_s, 2 seeds"] == pytest.approx(0.2 / 0.05)
 
@@ -58,7 +59,7 @@ def test_comparison_writes_a_page_numbers_and_a_table(tmp_path):
 
 
 def test_own_features_are_not_compared(tmp_path):
-    numbers = comparison.compared(comparison.grouped(runs_to_compare(tmp_path)))
+    numbers = comparison.compare(comparison.group_runs(runs_to_compare(tmp_path)))
     rows = {row.cells[0]: row for row in comparison._rows(numbers)}
     (own,) = (name for name in rows if "features of this run, chains" in name)
     assert rows[own].best == ()
@@ -69,9 +70,9 @@ def test_own_features_are_not_compared(tmp_path):
 def test_an_unfinished_attack_part_does_not_stop_the_comparison(tmp_path):
     workdirs = runs_to_compare(tmp_path)
     path = pathlib.Path(workdirs[2], "eval.json")
-    found = json.loads(path.read_text())
-    found["attacks"] = {"error": "OOM"}
-    path.write_text(json.dumps(found))
+    numbers = json.loads(path.read_text())
+    numbers["attacks"] = {"error": "OOM"}
+    path.write_text(json.dumps(numbers))
     assert "–" in comparison.write(workdirs, str(tmp_path / "out"))
 
 
@@ -89,14 +90,14 @@ def test_one_run_is_no_comparison(tmp_path):
         comparison.write([str(tmp_path)], str(tmp_path / "out"))
 
 
-def test_columns_are_told_apart_where_folders_have_one_name(tmp_path):
+def test_columns_have_distinct_labels_where_folders_have_one_name(tmp_path):
     plain, jem = config.default(), config.default()
     jem.objective.p_x = 1.0
     folders = []
     for name, c, accuracy in (("jem", jem, 0.8), ("classifier", plain, 0.4)):
-        found = results("seed0", 0, accuracy=accuracy)
-        folders.append(str(write_run(tmp_path / name / "seed0", found, c)))
-    numbers = comparison.compared(comparison.grouped(folders))
+        numbers = results("seed0", 0, accuracy=accuracy)
+        folders.append(str(write_run(tmp_path / name / "seed0", numbers, c)))
+    numbers = comparison.compare(comparison.group_runs(folders))
     assert {
         k: v["mean"] for k, v in numbers["measures"]["accuracy"]["groups"].items()
     } == {
@@ -110,7 +111,7 @@ def test_the_same_run_twice_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(first)
     for other in (first, f"{first}/../jem_s0", str(tmp_path / "link")):
         with pytest.raises(ValueError, match="has the run .* twice"):
-            comparison.grouped([first, other])
+            comparison.group_runs([first, other])
 
 
 def test_a_second_run_of_a_seed_is_not_a_second_seed(tmp_path):
@@ -119,7 +120,7 @@ def test_a_second_run_of_a_seed_is_not_a_second_seed(tmp_path):
         str(write_run(tmp_path / f"{i}", results(f"r{i}", seed), c))
         for i, seed in enumerate((0, 1, 0))
     ]
-    groups = comparison.grouped(folders)
+    groups = comparison.group_runs(folders)
     assert [len(group.workdirs) for group in groups] == [2, 1]
     assert [group.label for group in groups] == ["r, 2 seeds", "r2"]
 
@@ -130,16 +131,16 @@ def test_where_the_data_were_does_not_make_another_config(tmp_path):
         c = config.default()
         c.data.data_dir = data_dir
         folders.append(str(write_run(tmp_path / data_dir[1:], results("r", seed), c)))
-    assert len(comparison.grouped(folders)) == 1
+    assert len(comparison.group_runs(folders)) == 1
 
 
 def test_what_is_not_finite_is_never_best(tmp_path):
     folders = runs_to_compare(tmp_path)
     path = pathlib.Path(folders[0], "eval.json")
-    found = json.loads(path.read_text())
-    found["calibration"]["as_trained"]["ece"] = None
-    path.write_text(json.dumps(found))
-    numbers = comparison.compared(comparison.grouped(folders))
+    numbers = json.loads(path.read_text())
+    numbers["calibration"]["as_trained"]["ece"] = None
+    path.write_text(json.dumps(numbers))
+    numbers = comparison.compare(comparison.group_runs(folders))
     rows = {row.cells[0]: row for row in comparison._rows(numbers)}
     assert rows["ECE, 15 bins"].cells[1:] == ["not finite", "20.00%"]
     assert rows["ECE, 15 bins"].best == (2,)
@@ -152,5 +153,5 @@ def test_own_tasks_are_compared(tmp_path):
         path = pathlib.Path(folder, "eval.json")
         own = {"size": i, "step": 7, "settings": {}, "files": []}
         path.write_text(json.dumps(json.loads(path.read_text()) | {"mine": own}))
-    row = comparison.compared(comparison.grouped(folders))["measures"]["mine: size"]
+    row = comparison.compare(comparison.group_runs(folders))["measures"]["mine: size"]
     assert [x["mean"] for x in row["groups"].values()] == [0.5, 2]

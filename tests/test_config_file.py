@@ -147,12 +147,12 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body, message", BODIES.values(), ids=BODIES)
-def test_what_is_wrong_in_a_file_is_told_with_its_line(body, message, write):
+def test_an_error_in_a_file_names_its_line(body, message, write):
     with pytest.raises(ValueError, match=message):
         load_config(write("mine.py", body))
 
 
-def test_what_is_wrong_in_a_recipe_is_told_with_its_line(write):
+def test_an_error_in_a_recipe_names_its_line(write):
     body = "get_config = config.default\ndef get_recipe(c):\n    return c.sgdl"
     source = write("mine.py", body)
     with pytest.raises(ValueError, match='mine.py, line 4: .*Did you mean "sgld"'):

@@ -45,14 +45,17 @@ def test_a_terminal_without_unicode_gets_a_replacement(tmp_path):
 @pytest.mark.parametrize(
     "args, sentence",
     [
-        (["--eval.ood.stes=1"], "error: --eval.ood.stes: config has no key"),
+        (
+            ["--eval.ood.stes=1"],
+            "error: config has no key 'eval.ood.stes'; did you mean 'eval.ood.sets'?",
+        ),
         ([], "error: --workdir is missing: a run directory"),
         (["--workdir=no"], "error: no is not a run directory: it has no config.json"),
         (["--workdir=no", "else"], "error: unexpected argument 'else'; flags have the"),
         (["--config.seed=1"], "error: unexpected argument '--config.seed=1'; flags"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told_in_one_sentence(args, sentence):
+def test_mistakes_on_the_command_line_end_in_one_sentence(args, sentence):
     done = command(*args)
     assert done.returncode == 1 and done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1 and not done.stdout
@@ -97,7 +100,7 @@ EVALUATION = {"devices": 1, "processes": 1, "evaluation": True}
 
 
 @pytest.mark.slow
-def test_data_that_have_moved_cost_no_numbers_and_can_be_named(trained, tmp_path):
+def test_data_that_have_moved_lose_no_numbers_and_can_be_named(trained, tmp_path):
     good = command(f"--workdir={trained}", "--tasks=classification")
     assert good.returncode == 0, good.stderr
     # As if the run's data set had been prepared elsewhere.

@@ -27,24 +27,26 @@ PROGRESS = Progress()
 
 
 def test_classification_is_what_calibration_says_of_the_logits(run):
-    found = evaluation.evaluate(run, tasks=("classification",))["classification"]
+    numbers = evaluation.evaluate(run, tasks=("classification",))["classification"]
     test = run.splits().test
     logits = run.logits(test.image)
-    assert found["num_images"] == len(test.label) == 360
-    assert found["accuracy"] == np.mean(logits.argmax(-1) == test.label) > 0.9
-    assert found["nll"] == calibration.nll_from_logits(logits, test.label)
-    assert found["ece"] == calibration.ece(calibration.softmax(logits), test.label, 15)
-    assert "noised" not in found and "top5_accuracy" not in found
+    assert numbers["num_images"] == len(test.label) == 360
+    assert numbers["accuracy"] == np.mean(logits.argmax(-1) == test.label) > 0.9
+    assert numbers["nll"] == calibration.nll_from_logits(logits, test.label)
+    assert numbers["ece"] == calibration.ece(
+        calibration.softmax(logits), test.label, 15
+    )
+    assert "noised" not in numbers and "top5_accuracy" not in numbers
     stored = json.loads(pathlib.Path(run.workdir, "eval.json").read_text())
-    assert stored["classification"] == found
-    assert stored["run"]["step"] == found["step"] == 7
+    assert stored["classification"] == numbers
+    assert stored["run"]["step"] == numbers["step"] == 7
 
 
 def test_noise_at_test_time_is_a_second_row(run):
     run.config.eval.noise_std = 2.0
-    found = evaluation.evaluate(run, tasks=["classification"])["classification"]
-    assert found["noised"]["noise_std"] == 2.0
-    assert found["noised"]["accuracy"] < found["accuracy"] - 0.1
+    numbers = evaluation.evaluate(run, tasks=["classification"])["classification"]
+    assert numbers["noised"]["noise_std"] == 2.0
+    assert numbers["noised"]["accuracy"] < numbers["accuracy"] - 0.1
 
 
 def test_a_second_call_keeps_the_tasks_that_are_there(run):
@@ -98,8 +100,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(tmp_path):
     def nll(seed):
         c = small_config()
         c.seed, c.eval.noise_std = seed, 0.5
-        found = classification.compute(make_run(tmp_path, c), PROGRESS)
-        return found.numbers["noised"]["nll"]
+        result = classification.compute(make_run(tmp_path, c), PROGRESS)
+        return result.numbers["noised"]["nll"]
 
     assert nll(0) == nll(0) != nll(1)
 
@@ -226,7 +228,7 @@ def test_an_item_that_fails_keeps_what_it_had():
     assert merge({}, bad) == bad and merge({"skipped": "why"}, bad) == bad
 
 
-def test_the_place_of_a_failure_is_logged_for_who_asks(run, caplog):
+def test_the_traceback_of_a_failure_is_logged_at_debug_level(run, caplog):
     with caplog.at_level("DEBUG"):
         evaluation.evaluate(run, tasks={"mine": Task(broken)})
     assert "Traceback" in caplog.text and "in broken" in caplog.text
@@ -277,7 +279,7 @@ def test_a_run_directory_that_cannot_be_written_is_noticed_first(run, monkeypatc
     assert not pathlib.Path(run.workdir, "eval.json").exists()
 
 
-def test_a_disk_that_fills_up_costs_no_numbers(run, monkeypatch):
+def test_a_full_disk_loses_no_numbers(run, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 

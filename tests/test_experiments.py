@@ -23,7 +23,7 @@ def test_every_run_has_a_config_and_a_directory_of_its_own(name, small):
     for spec in specs:
         config.check(spec.config(small))
         for key, value in spec.changes:
-            assert config.get(spec.config(small), key) == value
+            assert config.flatten(spec.config(small))[key] == value
     names = {spec.name(small): config.to_json(spec.config(small)) for spec in specs}
     assert len(names) == len(specs)
 

@@ -12,10 +12,10 @@ def spd(rng, size):
 
 def test_distance_of_gaussians_with_diagonal_covariances():
     # Σ (μ - ν)² + (σ - τ)²
-    found = frechet.frechet_of_gaussians(
+    distance = frechet.frechet_of_gaussians(
         np.array([0.0, 1.0]), np.diag([4.0, 1.0]), np.array([3.0, 1.0]), np.diag([9, 1])
     )
-    np.testing.assert_allclose(found, 9 + 1)
+    np.testing.assert_allclose(distance, 9 + 1)
 
 
 def test_distance_against_scipys_matrix_root():
@@ -82,8 +82,8 @@ def test_inception_score_of_one_split_by_hand():
     kl = [
         sum(p * np.log(p / q) for p, q in zip(row, mean, strict=True)) for row in probs
     ]
-    found = frechet.inception_score(probs, num_splits=1)
-    np.testing.assert_allclose(found.mean, np.exp(np.mean(kl)))
+    score = frechet.inception_score(probs, num_splits=1)
+    np.testing.assert_allclose(score.mean, np.exp(np.mean(kl)))
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,9 @@ def test_approximate_mass_of_a_linear_model_is_its_slope():
 def test_max_log_prob_tells_apart_what_float32_calls_certain():
     gaps = np.array([10.0, 17.0, 30.0, 60.0])
     logits = np.stack([gaps + 5, np.full(4, 5)], axis=1).astype(np.float32)
-    found = ood.max_log_prob(lambda x: x, jnp.asarray(logits))
-    np.testing.assert_allclose(found, -np.log1p(np.exp(-gaps)), rtol=1e-5)
-    assert np.all(np.diff(found) > 0)
+    scores = ood.max_log_prob(lambda x: x, jnp.asarray(logits))
+    np.testing.assert_allclose(scores, -np.log1p(np.exp(-gaps)), rtol=1e-5)
+    assert np.all(np.diff(scores) > 0)
     probs = jax.nn.softmax(jnp.asarray(logits)).max(axis=-1)
     assert np.sum(probs == 1) == 3  # which would be three ties
 
@@ -286,20 +286,20 @@ def test_logits_of_another_shape_are_refused(score):
 def test_interpolations_are_means_of_two_different_images():
     # Powers of two: every sum of two names its pair.
     x = 2.0 ** jnp.arange(8)[:, None, None, None] * jnp.ones((1, 2, 2, 1))
-    found = np.asarray(ood.interpolations(jax.random.key(0), x))
-    assert found.shape == x.shape
-    bits = [f"{int(2 * v):b}".count("1") for v in found[:, 0, 0, 0]]
+    means = np.asarray(ood.interpolations(jax.random.key(0), x))
+    assert means.shape == x.shape
+    bits = [f"{int(2 * v):b}".count("1") for v in means[:, 0, 0, 0]]
     assert bits == [2] * 8  # twice an image would be a single bit
-    np.testing.assert_allclose(found.sum(0), x.sum(0))  # each in two pairs
-    assert (found == found[:, :1, :1]).all()  # pairs of images, not of pixels
+    np.testing.assert_allclose(means.sum(0), x.sum(0))  # each in two pairs
+    assert (means == means[:, :1, :1]).all()  # pairs of images, not of pixels
 
 
 def test_interpolations_of_bytes_are_those_of_floats():
     x = np.random.default_rng(0).integers(150, 256, (8, 2, 2, 1), np.uint8)
     key = jax.random.key(0)
-    found = ood.interpolations(key, x)
-    assert found.dtype == jnp.float32 and found.min() >= 150
-    np.testing.assert_array_equal(found, ood.interpolations(key, x.astype(np.float32)))
+    means = ood.interpolations(key, x)
+    assert means.dtype == jnp.float32 and means.min() >= 150
+    np.testing.assert_array_equal(means, ood.interpolations(key, x.astype(np.float32)))
     half = ood.interpolations(key, jnp.asarray(x, jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
 

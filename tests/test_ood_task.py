@@ -28,20 +28,20 @@ PROGRESS = Progress()
 
 def test_ood_scores_are_those_of_the_images_as_they_are_without_noise(run):
     run.config.eval.ood.noise_std = 0.0
-    found = ood_task.compute(run, PROGRESS)
-    arrays = np.load(_file(found.files["ood_scores.npz"]))
+    result = ood_task.compute(run, PROGRESS)
+    arrays = np.load(_file(result.files["ood_scores.npz"]))
     x = run.splits().test.image[:50]
     np.testing.assert_allclose(
         arrays["test/log_density"], run.log_density(x), rtol=1e-5
     )
     pair = arrays["test/max_logit"], arrays["constant/max_logit"]
-    metrics = found.numbers["sets"]["constant"]["scores"]["max_logit"]
+    metrics = result.numbers["sets"]["constant"]["scores"]["max_logit"]
     assert metrics["auroc"] == ood.auroc(*pair)
     assert metrics["fpr95_out"] == ood.fpr_at_tpr(*pair, positive="out")
     mean = np.mean(
-        [s["scores"]["max_logit"]["aupr_in"] for s in found.numbers["sets"].values()]
+        [s["scores"]["max_logit"]["aupr_in"] for s in result.numbers["sets"].values()]
     )
-    assert found.numbers["mean"]["max_logit"]["aupr_in"] == mean
+    assert result.numbers["mean"]["max_logit"]["aupr_in"] == mean
 
 
 def test_ood_sets_from_files_are_brought_to_size(run, tmp_path):
@@ -49,8 +49,8 @@ def test_ood_sets_from_files_are_brought_to_size(run, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (30, 20, 16, 3))
     np.savez(path, image=images.astype(np.uint8))
     run.config.eval.ood.sets = (str(path), "uniform")
-    found = ood_task.compute(run, PROGRESS).numbers
-    assert found["sets"][str(path)]["num_images"] == 30
+    numbers = ood_task.compute(run, PROGRESS).numbers
+    assert numbers["sets"][str(path)]["num_images"] == 30
 
 
 def test_an_ood_set_that_is_not_there_leaves_the_others_whole(run):
@@ -84,11 +84,11 @@ def test_an_odd_ood_set_fails_alone_and_by_name(run, monkeypatch, broken, reason
     run.config.eval.ood.sets = ("photos", "test", "uniform")
     run.splits()  # which are kept
     monkeypatch.setattr(data, "load_split", load_split)
-    found = ood_task.compute(run, PROGRESS).numbers
-    assert found["sets"]["photos"]["error"].startswith(reason)
-    assert "no set may be called 'test'" in found["sets"]["test"]["error"]
-    assert found["mean"] == found["sets"]["uniform"]["scores"]
-    verdict = ood_task.ood_verdict(found)
+    numbers = ood_task.compute(run, PROGRESS).numbers
+    assert numbers["sets"]["photos"]["error"].startswith(reason)
+    assert "no set may be called 'test'" in numbers["sets"]["test"]["error"]
+    assert numbers["mean"] == numbers["sets"]["uniform"]["scores"]
+    verdict = ood_task.ood_verdict(numbers)
     assert "failed: photos, test" in verdict.detail
 
 
@@ -118,8 +118,8 @@ def test_a_score_that_is_not_finite_is_left_out_and_named(run):
         "bad": ood_task.Score(lambda logits_fn, x: jnp.log(x[:, 0, 0, 0]), "bad"),
     }
     results = evaluation.evaluate(run, tasks={"ood": ood_task.task(scores)})
-    found = results["ood"]
-    assert set(found["mean"]) == {"good"} | set(found["labels"]) - {"bad"}
+    numbers = results["ood"]
+    assert set(numbers["mean"]) == {"good"} | set(numbers["labels"]) - {"bad"}
     (reason,) = evaluation.failures(results).values()
     assert reason.startswith("not finite on ") and reason.endswith("examples of test")
 

@@ -59,7 +59,7 @@ def test_a_number_that_is_none_is_named(monkeypatch):
         },
     ],
 )
-def test_what_a_launcher_left_out_is_told_with_a_way_out(variables):
+def test_an_incomplete_launch_is_named_with_a_remedy(variables):
     code = "from ebmjax import processes; processes.start(timeout=20)"
     environment = {x: y for x, y in os.environ.items() if x not in NAMES} | variables
     done = subprocess.run(

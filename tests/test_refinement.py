@@ -29,14 +29,14 @@ def network(x, hidden=8):
 
 def test_a_chain_without_noise_on_a_quadratic_energy_shrinks_by_a_known_factor():
     x = jnp.array([[1.0, -2.0], [0.5, 4.0]])
-    found = refinement.refine(
+    refined = refinement.refine(
         jax.random.key(0),
         quadratic,
         x,
         num_steps=3,
         sampler=langevin(0.5, 0.0),
     )
-    np.testing.assert_allclose(found, x * (1 - 0.5 * CURVATURE) ** 3, rtol=1e-6)
+    np.testing.assert_allclose(refined, x * (1 - 0.5 * CURVATURE) ** 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

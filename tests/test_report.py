@@ -10,9 +10,9 @@ from ebmjax.eval.tasks import TASKS, attacks
 from ebmjax.eval.tasks.ood import set_labels
 
 
-def rendered(tmp_path, found):
-    folder = write_run(tmp_path / "run", found)
-    return Page(run_report.render(found, epath.Path(folder) / "eval"))
+def rendered(tmp_path, numbers):
+    folder = write_run(tmp_path / "run", numbers)
+    return Page(run_report.render(numbers, epath.Path(folder) / "eval")[0])
 
 
 # --- the report ---------------------------------------------------------------
@@ -36,7 +36,7 @@ def test_the_page_says_what_eval_json_says(tmp_path):
     assert page.tags.count("svg") > 8 and page.tags.count("img") > 8
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path):
+def test_the_page_is_self_contained(tmp_path):
     page = rendered(tmp_path, results())
     assert page.addresses
     for address in page.addresses:
@@ -45,40 +45,41 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
 
 
 def test_ids_are_unique_so_that_charts_do_not_clip_each_other(tmp_path):
-    found = results()
-    folder = write_run(tmp_path / "run", found)
-    text = run_report.render(found, epath.Path(folder) / "eval")
+    numbers = results()
+    folder = write_run(tmp_path / "run", numbers)
+    text, _ = run_report.render(numbers, epath.Path(folder) / "eval")
     clips = re.findall(r'<clipPath id="([^"]+)"', text)
     assert len(clips) == len(set(clips)) > 5
 
 
 def test_names_from_outside_are_escaped(tmp_path):
-    found = results(name="<script>alert(1)</script>")
-    page = rendered(tmp_path, found)
+    numbers = results(name="<script>alert(1)</script>")
+    page = rendered(tmp_path, numbers)
     assert "script" not in page.tags and "b" in page.tags
     assert "ood: <b>svhn</b> failed: is not prepared" in page.text
 
 
-def test_a_failed_task_is_told_with_its_reason_and_an_old_one_with_its_step(tmp_path):
-    found = results()
-    found["attacks"] = {"error": "RuntimeError: out of memory", "step": 7}
-    found["samples"]["step"] = 3
-    page = rendered(tmp_path, found)
+def test_the_page_names_the_reason_of_a_failure_and_the_step_of_old_numbers(tmp_path):
+    numbers = results()
+    numbers["attacks"] = {"error": "RuntimeError: out of memory", "step": 7}
+    numbers["samples"]["step"] = 3
+    page = rendered(tmp_path, numbers)
     assert "Adversarial robustness failed RuntimeError: out of memory" in page.text
     assert "samples is of step 3, another checkpoint: evaluate it again" in page.text
 
 
-def test_a_picture_that_is_gone_costs_its_task_only(tmp_path):
-    found = results()
-    folder = write_run(tmp_path / "run", found)
+def test_a_missing_picture_leaves_out_only_the_section_of_its_task(tmp_path):
+    numbers = results()
+    folder = write_run(tmp_path / "run", numbers)
     (folder / "eval" / "ood_scores.npz").unlink()
-    page = Page(run_report.render(found, epath.Path(folder) / "eval"))
+    page = Page(run_report.render(numbers, epath.Path(folder) / "eval")[0])
     assert "ood_scores.npz is missing: evaluate it again" in page.text
     assert "Calibration errors" in page.text
 
 
 def test_nothing_evaluated_is_a_page_too(tmp_path):
-    page = Page(run_report.render({"run": results()["run"]}, epath.Path(tmp_path)))
+    text, _ = run_report.render({"run": results()["run"]}, epath.Path(tmp_path))
+    page = Page(text)
     assert "Nothing has been evaluated yet" in page.text
 
 
@@ -114,9 +115,9 @@ def test_a_refined_classifier_counts_by_the_attack_that_found_more():
 
 
 def test_table_has_every_measure_and_every_failure():
-    found = results()
-    found["samples"] = {"error": "OSError: no space", "step": 7}
-    text = run_report.table(found)
+    numbers = results()
+    numbers["samples"] = {"error": "OSError: no space", "step": 7}
+    text = run_report.table(numbers)
     assert re.search(r"^accuracy +80.00%$", text, re.MULTILINE)
     assert re.search(r"^samples +failed: OSError: no space$", text, re.M)
     assert re.search(r"^ood: <b>svhn</b> +failed: is not prepared$", text, re.M)
@@ -139,31 +140,31 @@ def test_over_confidence_is_called_so():
 
 
 def test_a_task_that_the_program_does_not_know_is_a_table_of_its_numbers(tmp_path):
-    found = {"run": results()["run"]}
-    found["edges"] = {"mean": 0.25, "by_class": {"cat": 3}, "note": "of 9"}
-    found["edges"] |= {"step": 7, "settings": {}, "seconds": 1.0, "files": []}
-    page = rendered(tmp_path, found)
+    numbers = {"run": results()["run"]}
+    numbers["edges"] = {"mean": 0.25, "by_class": {"cat": 3}, "note": "of 9"}
+    numbers["edges"] |= {"step": 7, "settings": {}, "seconds": 1.0, "files": []}
+    page = rendered(tmp_path, numbers)
     assert "edges mean 0.25" in page.text.replace("value ", "")
     assert "by_class.cat 3 note of 9" in page.text and "seconds" not in page.text
-    assert run_report.table(found).split() == [
+    assert run_report.table(numbers).split() == [
         *("edges:", "mean", "0.250", "edges:", "by_class.cat", "3.000")
     ]
 
 
 def test_a_skipped_task_says_why(tmp_path):
-    found = {"run": results()["run"], "samples": {"skipped": "vectors", "step": 7}}
-    assert "Samples skipped vectors" in rendered(tmp_path, found).text
-    assert run_report.table(found) == "samples  skipped: vectors"
+    numbers = {"run": results()["run"], "samples": {"skipped": "vectors", "step": 7}}
+    assert "Samples skipped vectors" in rendered(tmp_path, numbers).text
+    assert run_report.table(numbers) == "samples  skipped: vectors"
 
 
 def test_our_own_mistake_in_a_section_is_not_the_fault_of_the_numbers(tmp_path, caplog):
     def broken(numbers, folder):
         return numbers["no such key"]
 
-    found = {k: v for k, v in results().items() if k in ("run", "samples", "ood")}
+    numbers = {k: v for k, v in results().items() if k in ("run", "samples", "ood")}
     tasks = TASKS | {"samples": TASKS["samples"]._replace(section=broken)}
-    folder = write_run(tmp_path / "run", found)
-    text = run_report.render(found, epath.Path(folder) / "eval", tasks)
+    folder = write_run(tmp_path / "run", numbers)
+    text, _ = run_report.render(numbers, epath.Path(folder) / "eval", tasks)
     page = Page(text)
     assert "The section of samples failed: KeyError('no such key')" in page.text
     assert "evaluate it again" not in page.text and "ROC by log p(x)" in page.text
@@ -171,19 +172,19 @@ def test_our_own_mistake_in_a_section_is_not_the_fault_of_the_numbers(tmp_path, 
 
 
 def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path):
-    found = results()
-    for numbers in (found["calibration"]["as_trained"], found["classification"]):
-        numbers["nll"] = None
-    found["samples"]["scores"]["sets"]["chains"]["frechet_distance"] = None
-    found["samples"]["trace"]["q95"] = [3, None, 1]
-    found["attacks"]["distal"][0]["log_density"] = None
-    page = rendered(tmp_path, found)
+    numbers = results()
+    for part in (numbers["calibration"]["as_trained"], numbers["classification"]):
+        part["nll"] = None
+    numbers["samples"]["scores"]["sets"]["chains"]["frechet_distance"] = None
+    numbers["samples"]["trace"]["q95"] = [3, None, 1]
+    numbers["attacks"]["distal"][0]["log_density"] = None
+    page = rendered(tmp_path, numbers)
     assert "The section of" not in page.text  # failed
     assert "NLL – nats" in page.text and "FD –" in page.text
-    assert re.search("^NLL +not finite$", run_report.table(found), re.M)
+    assert re.search("^NLL +not finite$", run_report.table(numbers), re.M)
 
 
-def test_sets_of_one_name_in_different_folders_are_told_apart(tmp_path):
+def test_sets_of_one_name_in_different_folders_have_distinct_labels(tmp_path):
     assert set_labels(["uniform", "/a/b.npz", "./c/b.npz", "/d/test", "~/e.npz"]) == {
         "uniform": "uniform",
         "/a/b.npz": "/a/b.npz",
@@ -194,14 +195,14 @@ def test_sets_of_one_name_in_different_folders_are_told_apart(tmp_path):
 
 
 def test_accuracies_by_gradients_with_nan_are_upper_bounds(tmp_path):
-    found = results()
-    found["attacks"]["norms"]["linf"]["num_nan_gradients"] = 3
-    page = rendered(tmp_path, found)
+    numbers = results()
+    numbers["attacks"]["norms"]["linf"]["num_nan_gradients"] = 3
+    page = rendered(tmp_path, numbers)
     assert "the gradient of 3 images had NaN: an upper bound" in page.text
 
 
-def test_numbers_of_other_parameters_are_told(tmp_path):
-    found = results()
-    found["ood"]["settings"] = {"ema": True}
-    page = rendered(tmp_path, found)
+def test_numbers_of_other_parameters_are_marked(tmp_path):
+    numbers = results()
+    numbers["ood"]["settings"] = {"ema": True}
+    page = rendered(tmp_path, numbers)
     assert "ood is of the averaged parameters: evaluate it again" in page.text

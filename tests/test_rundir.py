@@ -38,7 +38,7 @@ def test_buckets_that_cannot_hold_a_run_are_refused(workdir):
         rundir.folder(workdir)
 
 
-def test_a_missing_gcsfs_is_told(monkeypatch):
+def test_a_missing_gcsfs_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ValueError, match="pip install 'ebmjax\\[gcs\\]'"):
         rundir.folder("gs://bucket/run")
@@ -72,10 +72,10 @@ def test_many_may_write_a_file_at_the_same_time(tmp_path):
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
-    (tmp_path / "taken").mkdir()
+    (tmp_path / "folder").mkdir()
     with pytest.raises(OSError):
-        rundir.write(rundir.folder(tmp_path) / "taken", "text")
-    assert os.listdir(tmp_path) == ["taken"]
+        rundir.write(rundir.folder(tmp_path) / "folder", "text")
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_a_directory_that_cannot_be_written_is_noticed(tmp_path):
@@ -197,11 +197,11 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(bucket, alone, tmp_path):
     workdir = "gs://bucket/run"
     how = dict(devices=4, surroundings={0: bucket}, logs=tmp_path / "log")
     programs.run(workdir, "--config.num_steps=4", programs.NO_EVAL, **how)
-    told = programs.run(workdir, "--config.tensorboard", **how)
-    assert "step 6/8" in told and "step 2/" not in told
+    output = programs.run(workdir, "--config.tensorboard", **how)
+    assert "step 6/8" in output and "step 2/" not in output
     few = "--eval.samples.num_chains=20"
-    told = programs.run(workdir, "--parts=samples", few, evaluation=True, **how)
-    assert f"all of it is in {workdir}" in told
+    output = programs.run(workdir, "--tasks=samples", few, evaluation=True, **how)
+    assert f"results written to {workdir}" in output
 
     copy = fetched(workdir, tmp_path / "copy", bucket)
     assert numbers_of(copy) == numbers_of(alone)

@@ -19,17 +19,17 @@ def energy(x):
 
 def test_chains_without_noise_shrink_and_their_energy_with_them():
     start = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
-    found = samples.chains(
+    chains = samples.chains(
         jax.random.key(1),
         energy,
         start,
         num_steps=5,
         sampler=langevin(0.5, 0.0),
     )
-    np.testing.assert_allclose(found.x, start / 2**5, rtol=1e-5)
+    np.testing.assert_allclose(chains.x, start / 2**5, rtol=1e-5)
     factors = 4.0 ** -np.arange(6)
     np.testing.assert_allclose(
-        found.energy, energy(start)[:, None] * factors[None], rtol=1e-5
+        chains.energy, energy(start)[:, None] * factors[None], rtol=1e-5
     )
 
 
@@ -37,14 +37,14 @@ def test_chains_are_those_of_sgld():
     start = jnp.ones((3, 2, 2, 1))
     sampler = sgld.sgld(energy, step_size=0.1, noise_std=0.2)
     state, _ = sgld.run(jax.random.key(1), sampler, sampler.init(start), 4)
-    found = samples.chains(
+    chains = samples.chains(
         jax.random.key(1),
         energy,
         start,
         num_steps=4,
         sampler=langevin(0.1, 0.2),
     )
-    np.testing.assert_allclose(found.x, state.position, rtol=1e-6)
+    np.testing.assert_allclose(chains.x, state.position, rtol=1e-6)
 
 
 def test_extremes_come_from_the_outside_in():
@@ -56,12 +56,12 @@ def test_extremes_come_from_the_outside_in():
 
 
 def test_extremes_per_class_stay_in_their_class():
-    found = samples.extremes_per_class(
+    ends = samples.extremes_per_class(
         np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.0]), np.array([0, 0, 2, 2, 2, 0]), 2
     )
-    assert set(found) == {0, 2}
-    np.testing.assert_array_equal(found[0], [[0, 5], [1, 5]])
-    np.testing.assert_array_equal(found[2], [[4, 2], [3, 2]])
+    assert set(ends) == {0, 2}
+    np.testing.assert_array_equal(ends[0], [[0, 5], [1, 5]])
+    np.testing.assert_array_equal(ends[2], [[4, 2], [3, 2]])
 
 
 def test_nearest_against_all_distances():

@@ -33,25 +33,25 @@ slow = pytest.mark.slow  # for what the attacks take to compile
 
 
 def test_calibration_before_and_after_a_temperature(run):
-    found = calibration_task.compute(run, PROGRESS).numbers
+    numbers = calibration_task.compute(run, PROGRESS).numbers
     splits = run.splits()
     logits = run.logits(splits.test.image)
     fitted = calibration.fit_temperature(
         run.logits(splits.valid.image), splits.valid.label
     )
-    assert found["temperature"]["value"] == fitted
+    assert numbers["temperature"]["value"] == fitted
     probs = calibration.softmax(logits / fitted)
     ece = calibration.ece(probs, splits.test.label, 15)
-    assert found["temperature"]["ece"] == ece < found["as_trained"]["ece"]
-    assert found["as_trained"]["reliability"]["counts"].sum() == 360
+    assert numbers["temperature"]["ece"] == ece < numbers["as_trained"]["ece"]
+    assert numbers["as_trained"]["reliability"]["counts"].sum() == 360
 
 
 def test_without_validation_images_no_temperature_is_fitted(tmp_path):
     c = small_config()
     c.data.num_valid = 0
-    found = calibration_task.compute(make_run(tmp_path, c), PROGRESS).numbers
-    assert "no validation images" in found["temperature"]["skipped"]
-    assert found["as_trained"]["ece"] > 0
+    numbers = calibration_task.compute(make_run(tmp_path, c), PROGRESS).numbers
+    assert "no validation images" in numbers["temperature"]["skipped"]
+    assert numbers["as_trained"]["ece"] > 0
 
 
 # --- attacks ------------------------------------------------------
@@ -65,23 +65,23 @@ def attacked(tmp_path_factory):
 
 @slow
 def test_the_sweep_falls_with_eps_from_the_clean_accuracy(attacked):
-    run, found = attacked
-    sweep = found.numbers["norms"]["linf"]["sweep"]
+    run, result = attacked
+    sweep = result.numbers["norms"]["linf"]["sweep"]
     assert [row["eps_text"] for row in sweep] == ["4/255", "8/255", "32/255"]
     np.testing.assert_allclose(
         [row["eps"] for row in sweep], np.array([4, 8, 32]) / 255
     )
-    accuracies = [found.numbers["clean_accuracy"], *(row["accuracy"] for row in sweep)]
+    accuracies = [result.numbers["clean_accuracy"], *(row["accuracy"] for row in sweep)]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] > accuracies[-1] + 0.1
-    assert found.numbers["norms"]["linf"]["pictured_eps"] == "8/255"
+    assert result.numbers["norms"]["linf"]["pictured_eps"] == "8/255"
 
 
 @slow
 def test_eps_is_in_units_of_zero_to_one(attacked):
     # Logits are linear but for a term common to all classes: within eps of x and in
     # the bounds, class k gains at most Σ |w_k - w_y| min(2 eps, room) on class y.
-    run, found = attacked
+    run, result = attacked
     test = run.splits().test
     x = test.image[:20].reshape(20, 1, 64) / 127.5 - 1
     w, labels = ridge_weights(), test.label[:20]
@@ -97,22 +97,22 @@ def test_eps_is_in_units_of_zero_to_one(attacked):
     grid = np.linspace(0, 32 / 255, 1001)
     wrong = np.stack([is_wrong(eps) for eps in grid])
     exact = np.where(wrong.any(axis=0), grid[wrong.argmax(axis=0)], np.inf)
-    distances = np.array(found.numbers["norms"]["linf"]["distances"])
+    distances = np.array(result.numbers["norms"]["linf"]["distances"])
     # No attack can do better, and this one comes near: it follows one class, which
     # need not be the nearest, and six bisections leave 0.004.
     some = np.isfinite(exact)
     assert 10 < some.sum() < 20 and np.all(np.isinf(distances[~some]))
     assert np.all(distances[some] >= exact[some] - 2e-4)
     assert np.all(distances[some] <= 1.1 * exact[some] + 0.004)
-    for row in found.numbers["norms"]["linf"]["sweep"]:
+    for row in result.numbers["norms"]["linf"]["sweep"]:
         bound = np.mean(~is_wrong(row["eps"]))
         assert bound <= row["accuracy"] <= bound + 1 / 20
 
 
 @slow
 def test_refined_classifiers_are_attacked_by_both_gradients(attacked):
-    _, found = attacked
-    refined = found.numbers["refined"]["1"]
+    _, result = attacked
+    refined = result.numbers["refined"]["1"]
     assert refined["num_images"] == 5 and refined["num_copies"] == 2
     gradients = refined["norms"]["linf"]["gradients"]
     for rows in gradients.values():
@@ -122,10 +122,10 @@ def test_refined_classifiers_are_attacked_by_both_gradients(attacked):
 
 @slow
 def test_distal_examples_gain_confidence(attacked):
-    run, found = attacked
-    rows = found.numbers["distal"]
+    run, result = attacked
+    rows = result.numbers["distal"]
     assert [row["class"] for row in rows] == list("0123456789")
-    images = np.load(_file(found.files["distal.npz"]))["x"]
+    images = np.load(_file(result.files["distal.npz"]))["x"]
     assert images.shape == (10, 8, 8, 1)
     probs = run.predict_proba(images)  # rounded to bytes
     own = probs[np.arange(10), np.arange(10)]
@@ -187,20 +187,20 @@ def test_own_attacks_need_names_of_their_own():
 
 
 @slow
-def test_foolbox_judges_the_same_images(run):
+def test_foolbox_attacks_the_same_images(run):
     pytest.importorskip("foolbox")  # an extra
     c = run.config.eval.attacks
     c.crosscheck, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
     c.num_steps, c.step_share, c.batch_size = 20, 0.1, 8
-    found = attacks_task.compute(run, PROGRESS).numbers["norms"]["linf"]
-    ours = [row["accuracy"] for row in found["sweep"]]
-    assert found["crosscheck"]["confirmed"]
-    theirs = found["crosscheck"]["accuracies"]  # of last points only, by one loss
+    numbers = attacks_task.compute(run, PROGRESS).numbers["norms"]["linf"]
+    ours = [row["accuracy"] for row in numbers["sweep"]]
+    assert numbers["crosscheck"]["confirmed"]
+    theirs = numbers["crosscheck"]["accuracies"]  # of last points only, by one loss
     np.testing.assert_allclose(ours[:2], theirs[:2], atol=0.051)
     assert ours[2] <= theirs[2] < 0.6
 
 
-def test_the_judge_is_asked_for_by_name_where_it_is_missing(run, monkeypatch):
+def test_a_missing_foolbox_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox", None)
     c = run.config.eval.attacks
     c.crosscheck, c.distance_rounds, c.distal_steps, c.refine_steps = True, 0, 0, ()
@@ -213,19 +213,19 @@ def test_the_judge_is_asked_for_by_name_where_it_is_missing(run, monkeypatch):
 
 def test_samples_numbers_and_pictures(run):
     results = evaluation.evaluate(run, tasks=["samples"])
-    found = results["samples"]
-    assert "error" not in found, found
-    start, *_, end = found["trace"]["median"]
-    assert len(found["trace"]["median"]) == 5 and end < start
-    assert found["mean_energy"]["chains"] < found["mean_energy"]["noise"]
-    scores = found["scores"]
+    numbers = results["samples"]
+    assert "error" not in numbers, numbers
+    start, *_, end = numbers["trace"]["median"]
+    assert len(numbers["trace"]["median"]) == 5 and end < start
+    assert numbers["mean_energy"]["chains"] < numbers["mean_energy"]["noise"]
+    scores = numbers["scores"]
     assert set(scores["sets"]) == {"test", "chains", "buffer"}
     assert (scores["num_samples"], scores["num_reference"]) == (20, 60)
     distance = {k: v["frechet_distance"] for k, v in scores["sets"].items()}
     assert distance["test"] < distance["buffer"]  # whose chains are noise here
-    for name in found["files"]:
+    for name in numbers["files"]:
         assert pathlib.Path(run.workdir, "eval", name).stat().st_size > 0
-    assert "buffer.png" in found["files"]
+    assert "buffer.png" in numbers["files"]
 
 
 def test_an_extractor_that_is_not_there_says_what_to_pass(run):
@@ -257,19 +257,19 @@ def test_chains_that_diverge_are_counted_and_left_out(run):
         return chain._replace(step=step)
 
     run = dataclasses.replace(run, sampler=sampler)
-    found = samples_task.compute(run, PROGRESS)
-    assert found.numbers["num_diverged"] == 4  # as there are devices
-    drawn = np.load(_file(found.files["samples.npz"]))
-    assert len(drawn["chains"]) == 16
+    result = samples_task.compute(run, PROGRESS)
+    assert result.numbers["num_diverged"] == 4  # as there are devices
+    images = np.load(_file(result.files["samples.npz"]))
+    assert len(images["chains"]) == 16
     assert "4 of 20 chains diverged" in (
-        samples_task.sample_quality_verdict(found.numbers).detail
+        samples_task.sample_quality_verdict(result.numbers).detail
     )
 
 
 def test_without_a_buffer_there_are_chains(run):
-    found = samples_task.compute(dataclasses.replace(run, buffer=None), PROGRESS)
-    assert found.numbers["neighbours_of"] == "chains"
-    assert "buffer.png" not in found.files
+    result = samples_task.compute(dataclasses.replace(run, buffer=None), PROGRESS)
+    assert result.numbers["neighbours_of"] == "chains"
+    assert "buffer.png" not in result.files
 
 
 def test_attack_losses_are_those_that_the_config_offers():

@@ -129,7 +129,7 @@ def test_a_bucket_is_no_place_for_data(monkeypatch):
         data.load("cifar10")
 
 
-def test_a_directory_that_is_gone_is_named_or_replaced(
+def test_a_missing_directory_is_named_or_replaced(
     prepared, tmp_path, monkeypatch, caplog
 ):
     gone = tmp_path / "gone"

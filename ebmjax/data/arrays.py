@@ -14,13 +14,15 @@ def to_examples(x: Any, where: str) -> np.ndarray:
     unknown range, and are not converted by guesswork.
     """
     x = np.asarray(x)
-    if x.ndim == 2 and x.dtype.kind in "buif":
-        return _to_vectors(x, where)
-    if x.ndim not in (3, 4) or x.dtype.kind not in "buif":
+    if x.ndim not in (2, 3, 4) or x.dtype.kind not in "buif":
         raise ValueError(
             f"{where} is {describe(x)}; expected images, uint8 [N, H, W] or"
             " [N, H, W, C], or vectors, float [N, D]"
         )
+    if not x.size:
+        raise ValueError(f"{where} is {describe(x)}, which is empty")
+    if x.ndim == 2:
+        return _to_vectors(x, where)
     if x.dtype != np.uint8:
         raise ValueError(
             f"{where} holds {x.dtype} images; expected uint8 in 0..255: convert images"
@@ -32,14 +34,10 @@ def to_examples(x: Any, where: str) -> np.ndarray:
         if x.shape[1] in (1, 3, 4):
             advice = "channels come last here: save x.transpose(0, 2, 3, 1)"
         raise ValueError(f"{where} is {describe(x)}; {advice}")
-    if not x.size:
-        raise ValueError(f"{where} is {describe(x)}, which is empty")
     return x if x.ndim == 4 else x[..., None]
 
 
 def _to_vectors(x, where):
-    if not x.size:
-        raise ValueError(f"{where} is {describe(x)}, which is empty")
     with np.errstate(over="ignore"):  # reported below
         vectors = x.astype(np.float32, copy=False)
     bad = np.argwhere(~np.isfinite(vectors))
@@ -65,11 +63,7 @@ def to_labels(y: Any, num: int, where: str) -> np.ndarray:
         raise ValueError(
             f"{where} is {describe(y)}; expected {num} integers, one an example"
         )
-    if y.dtype.kind == "f":
-        valid = np.isfinite(y) & (y == np.rint(y))
-    else:
-        valid = np.ones(num, bool)
-    valid &= (y >= -1) & (y <= np.iinfo(np.int32).max)
+    valid = (y == np.rint(y)) & (y >= -1) & (y <= np.iinfo(np.int32).max)
     if not valid.all():
         at = np.argmin(valid)
         raise ValueError(
@@ -153,13 +147,11 @@ def _check_dataset(field, image, label, train, num_classes):
             f"{field}.image is {describe(image)}, unlike train.image,"
             f" {describe(train)}: all splits must have one shape and dtype"
         )
-    if len(image):
-        taken = to_examples(image, f"{field}.image")
-        if describe(taken) != describe(image):
-            raise ValueError(
-                f"{field}.image is {describe(image)}; expected uint8 [N, H, W, C] or"
-                " float32 [N, D], which data.from_arrays makes"
-            )
+    if len(image) and describe(to_examples(image, f"{field}.image")) != describe(image):
+        raise ValueError(
+            f"{field}.image is {describe(image)}; expected uint8 [N, H, W, C] or"
+            " float32 [N, D], which data.from_arrays makes"
+        )
     if label.dtype != np.int32 or label.shape != image.shape[:1]:
         raise ValueError(
             f"{field}.label is {describe(label)}; expected int32 [{len(image)}]"

@@ -32,14 +32,14 @@ class HuggingFace:
             raise FileNotFoundError(f"{self.name}: {local} is not a folder")
         try:
             if os.path.isdir(local) and _is_saved(local):
-                found = datasets.load_from_disk(local)
+                parts = datasets.load_from_disk(local)
             else:
-                found = datasets.load_dataset(local if os.path.isdir(local) else path)
+                parts = datasets.load_dataset(local if os.path.isdir(local) else path)
         # Networks, caches and files of many formats lie below this.
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise OSError(f"{self.name} cannot be loaded: {reason}") from error
-        self._parts = found if isinstance(found, dict) else {"all": found}
+        self._parts = parts if isinstance(parts, dict) else {"all": parts}
         features = next(iter(self._parts.values())).features
         self._image = _first(features, lambda f: isinstance(f, datasets.Image))
         self._vector = _first(features, lambda f: _is_vector(f, datasets))
@@ -96,9 +96,9 @@ class HuggingFace:
         rows = part[self._vector][:]
         lengths = {len(x) for x in rows}
         if len(lengths) != 1:
-            found = arrays.shorten(sorted(lengths)) or "none"
             raise ValueError(
-                f"{where}: {self._vector} holds lists of different lengths ({found})"
+                f"{where}: {self._vector} holds lists of different lengths"
+                f" ({arrays.shorten(sorted(lengths)) or 'none'})"
             )
         return arrays.to_examples(np.array(rows), f"{where}: {self._vector}")
 

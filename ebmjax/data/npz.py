@@ -30,9 +30,9 @@ class Npz:
         if not self._splits:
             pairs = [pair for pair in _UNSPLIT if pair[0] in self._keys]
             if not pairs:
-                found = ", ".join(map(repr, self._keys)) or "nothing"
+                content = ", ".join(map(repr, self._keys)) or "nothing"
                 raise ValueError(
-                    f"{path} holds {found}; expected 'x_train', 'y_train', 'x_test'"
+                    f"{path} holds {content}; expected 'x_train', 'y_train', 'x_test'"
                     " and 'y_test', or 'x' and 'y'"
                 )
             self._splits = {"all": pairs[0]}

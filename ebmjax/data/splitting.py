@@ -45,7 +45,7 @@ def labelled_indices(label, labels_per_class, num_classes, seed) -> np.ndarray:
     for a class that has fewer.
     """
     rng = np.random.default_rng(seed)
-    chosen = []
+    indices = []
     for k in range(num_classes):
         members = np.flatnonzero(label == k)
         if len(members) < labels_per_class:
@@ -53,5 +53,5 @@ def labelled_indices(label, labels_per_class, num_classes, seed) -> np.ndarray:
                 f"labels_per_class={labels_per_class} asks for more than the "
                 f"{len(members)} examples of class {k}"
             )
-        chosen.append(rng.permutation(members)[:labels_per_class])
-    return np.sort(np.concatenate(chosen)).astype(np.int32)
+        indices.append(rng.permutation(members)[:labels_per_class])
+    return np.sort(np.concatenate(indices)).astype(np.int32)

@@ -180,22 +180,23 @@ def _other_version(builder, name):
     """The builder of the newest prepared version, or None."""
     import tensorflow_datasets as tfds
 
-    wanted = pathlib.Path(builder.data_dir)
-    folders = [path.parent for path in wanted.parent.glob("*/dataset_info.json")]
-    versions = [path for path in folders if tfds.core.Version.is_valid(path.name)]
+    version = tfds.core.Version
+    missing = pathlib.Path(builder.data_dir)
+    folders = [path.parent for path in missing.parent.glob("*/dataset_info.json")]
+    versions = [path.name for path in folders if version.is_valid(path.name)]
     if not versions:
         return None
-    newest = max(versions, key=lambda path: tfds.core.Version(path.name))
     if ":" in name:
         raise FileNotFoundError(
-            f"{name} is not prepared in {wanted.parent}; versions there:"
-            f" {', '.join(sorted(path.name for path in versions))}"
+            f"{name} is not prepared in {missing.parent}; versions there:"
+            f" {', '.join(sorted(versions))}"
         )
+    newest = max(versions, key=version)
     logging.warning(
         "%s: reading version %s, since %s is not prepared in %s",
-        *(name, newest.name, wanted.name, wanted.parent),
+        *(name, newest, missing.name, missing.parent),
     )
-    return tfds.builder_from_directory(newest)
+    return tfds.builder_from_directory(missing.parent / newest)
 
 
 def _first_line(error) -> str:

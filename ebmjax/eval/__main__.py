@@ -53,9 +53,6 @@ def _override(argument):
     key, text = argument.removeprefix("--config.").split("=", 1)
     if not key.startswith("eval."):
         raise ValueError(_unexpected(argument))
-    if key not in config.KEYS:
-        near = config.nearest(key, config.KEYS)
-        raise ValueError(f"--{key}: config has no key {key!r}{near}")
     return key, config.parse(key, text)
 
 

@@ -160,17 +160,17 @@ def pgd(
 
         grad, margins = jax.grad(objective, has_aux=True)(z)
         grad, has_nan = _without_nan(grad)
-        following = project(z + step_size * ball.steepest(grad))
-        return margins.astype(precision), following, has_nan
+        z_next = project(z + step_size * ball.steepest(grad))
+        return margins.astype(precision), z_next, has_nan
 
     def body(carry):
         visit, z, best, nan_gradient = carry
         k_look, k_start = jax.random.split(jax.random.fold_in(key, visit))
-        margins, following, has_nan = ascend(k_look, z, visit // period)
+        margins, z_next, has_nan = ascend(k_look, z, visit // period)
         best = choose(margins > best.margin, _Best(z, margins), best)
         restart = visit % period == 0
-        following = lax.cond(restart, start, lambda _: following, k_start)
-        return visit + 1, following, best, nan_gradient | has_nan
+        z_next = lax.cond(restart, start, lambda _: z_next, k_start)
+        return visit + 1, z_next, best, nan_gradient | has_nan
 
     def unfinished(carry):
         visit, _, best, _ = carry
@@ -279,20 +279,20 @@ def distal(
         return (step < num_steps) & ~jnp.all(confident)
 
     def body(carry):
-        step, z, taken, _, nan_gradient = carry
+        step, z, count, _, nan_gradient = carry
         grad, log_probs = jax.grad(log_prob, has_aux=True)(z)
         grad, has_nan = _without_nan(grad)
         confident = log_probs >= jnp.log(jnp.asarray(confidence, log_probs.dtype))
-        following = clip(z + step_size * NORMS["l2"].steepest(grad), bounds)
-        taken = jnp.where(confident, taken, taken + 1)
-        z = choose(confident, z, following)
-        return step + 1, z, taken, confident, nan_gradient | has_nan
+        z_next = clip(z + step_size * NORMS["l2"].steepest(grad), bounds)
+        count = jnp.where(confident, count, count + 1)
+        z = choose(confident, z, z_next)
+        return step + 1, z, count, confident, nan_gradient | has_nan
 
     no = jnp.zeros(len(x), bool)
     carry = 0, x, jnp.zeros(len(x), jnp.int32), no, no
-    _, z, taken, _, nan_gradient = lax.while_loop(unfinished, body, carry)
+    _, z, count, _, nan_gradient = lax.while_loop(unfinished, body, carry)
     _warn_of_nan(nan_gradient)
-    return Distal(z, taken, nan_gradient)
+    return Distal(z, count, nan_gradient)
 
 
 def _margin(logits, labels, targeted):

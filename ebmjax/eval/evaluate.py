@@ -67,15 +67,17 @@ def evaluate(
     known = TASKS | dict(run.tasks or {})
     if tasks is None:
         tasks = (*run.config.eval.tasks, *(run.tasks or ()))
-    chosen = _chosen(tasks, known)
+    selected = _select(tasks, known)
     if processes.several():
         _check_alike(run)
     results = read(run.workdir) | {"run": json.loads(to_json(describe(run)))}
     writes = jax.process_index() == 0
-    store = _Store(run, known | chosen) if writes else None
-    with tqdm(total=len(chosen), unit="task", disable=not (progress and writes)) as bar:
-        for name, task in chosen.items():
-            entry, files = _computed(run, name, task, Progress(bar, name))
+    store = _Store(run, known | selected) if writes else None
+    with tqdm(
+        total=len(selected), unit="task", disable=not (progress and writes)
+    ) as bar:
+        for name, task in selected.items():
+            entry, files = _compute(run, name, task, Progress(bar, name))
             processes.all_agree(True)  # that the task is done
             results[name] = merge(results.get(name, {}), entry)
             if store:
@@ -90,7 +92,7 @@ def evaluate(
     return results
 
 
-def _chosen(tasks, known):
+def _select(tasks, known):
     if not isinstance(tasks, Mapping):
         tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         for name in tasks:
@@ -115,22 +117,22 @@ def _check_alike(run):
     plan.read_on_every_process(run.splits)
 
 
-def _computed(run, name, task, progress):
-    """The task's entry of eval.json as whoever reads it finds it, and its files."""
+def _compute(run, name, task, progress):
+    """The task's entry of eval.json, as read back from JSON, and its files."""
     started = time.monotonic()
     try:
         result = task.compute(run, progress)
         result = result if isinstance(result, Result) else Result(result)
         numbers = json.loads(to_json(result.numbers))
-        if taken := set(numbers) & set(ADDED):
-            raise ValueError(f"the numbers of a task cannot be called {taken}")
-        if odd := [x for x in result.files if x != pathlib.PurePath(x).name]:
-            raise ValueError(f"{odd[0]!r} is not the name of a file")
-    except Exception as error:  # whatever it is, the other tasks go on
+        if clash := set(numbers) & set(ADDED):
+            raise ValueError(f"the numbers of a task cannot be called {clash}")
+        if wrong := [x for x in result.files if x != pathlib.PurePath(x).name]:
+            raise ValueError(f"{wrong[0]!r} is not the name of a file")
+    except Exception as error:  # the other tasks are computed all the same
         logging.warning("evaluation task %s failed: %s", name, error)
         logging.debug("traceback of evaluation task %s", name, exc_info=True)
         if not processes.barrier():
-            raise  # the others wait for it: only its end can end them
+            raise  # this process failed alone, and the others wait for it
         numbers, result = {"error": f"{type(error).__name__}: {error}"}, Result({})
     entry = numbers | {
         "step": run.step,
@@ -148,7 +150,7 @@ class _Store:
         self._workdir, self._tasks = run.workdir, tasks
         self._folder = rundir.folder(run.workdir)
         self.error = None
-        with self._noticed():
+        with self._catch():
             rundir.check_writable(run.workdir)
             (self._folder / FOLDER).mkdir(exist_ok=True)
 
@@ -156,7 +158,7 @@ class _Store:
         """Adds a task to what eval.json holds now. -> eval.json, or `results` with the
         task where nothing can be written."""
         if self.error is None:
-            with self._noticed(ValueError), _lock(self._folder):
+            with self._catch(ValueError), _lock(self._folder):
                 stored = read(self._workdir) | {"run": results["run"]}
                 stored[name] = merge(stored.get(name, {}), entry)
                 for file, content in files.items():
@@ -167,12 +169,12 @@ class _Store:
 
     def draw(self):
         if self.error is None:
-            with self._noticed():
+            with self._catch():
                 draw(self._workdir, tasks=self._tasks)
 
     @contextlib.contextmanager
-    def _noticed(self, *damaged):
-        """What keeps files from being written costs no numbers."""
+    def _catch(self, *damaged):
+        """Records an error of writing, after which nothing more is written."""
         try:
             yield
         except (OSError, *damaged) as error:
@@ -191,9 +193,9 @@ def draw(workdir: str, *, tasks: Mapping[str, Task] = TASKS) -> None:
     folder = root / FOLDER
     with _lock(root):
         results = read(workdir)
-        for name, figure in run_report.figures(results, folder, tasks).items():
+        page, figures = run_report.render(results, folder, tasks)
+        for name, figure in figures.items():
             rundir.write(folder / f"{name}.png", charts.png(figure))
-        page = run_report.render(results, folder, tasks)
         rundir.write(root / REPORT, page)
 
 
@@ -208,8 +210,6 @@ def describe(run: runs.Run) -> dict:
         "ema": c.eval.ema,
         "data": c.data.name,
         "seed": c.seed,
-        "class_names": list(run.class_names),
-        "image_shape": list(run.image_shape),
         "objective": {k: v for k, v in c.objective.items() if v},
         "model": c.model.to_dict(),
     }
@@ -219,7 +219,7 @@ def settings(run: runs.Run, task: str) -> dict:
     """What the numbers of a task depend on: its own keys of config.eval, and those of
     the run that all tasks read."""
     c = run.config
-    own = c.eval[task] if task in c.eval else None
+    own = c.eval.get(task)
     own = own.to_dict() if isinstance(own, ml_collections.ConfigDict) else {}
     return own | {
         "checkpoint": c.eval.checkpoint,

@@ -70,14 +70,27 @@ def _logits(logits_fn, x):
     return logits
 
 
+class Score(NamedTuple):
+    """A score of examples, larger on those like the training data."""
+
+    fn: Callable[[LogitsFn, jax.Array], jax.Array]  # logits_fn, x [B, ...] -> [B]; pure
+    label: str  # in reports
+    axis: str = ""  # below the histogram; the label if empty
+
+    def __call__(self, logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
+        return self.fn(logits_fn, x)
+
+
 # Called together under one jit they share one forward pass: the compiler sees
 # the same expression in each.
 SCORES = {
-    "log_density": log_density,
-    "max_log_prob": max_log_prob,
-    "approximate_mass": approximate_mass,
-    "negative_entropy": negative_entropy,
-    "max_logit": max_logit,
+    "log_density": Score(log_density, "log p(x)", "log p(x) + log Z, nats"),
+    "max_log_prob": Score(max_log_prob, "max p(y | x)", "log max p(y | x), nats"),
+    "approximate_mass": Score(
+        approximate_mass, "approximate mass", "-‖d log p(x) / dx‖"
+    ),
+    "negative_entropy": Score(negative_entropy, "−entropy of p(y | x)"),
+    "max_logit": Score(max_logit, "max logit"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The out-of-distribution sets of `eval.ood.sets`: made here, or read from files."""
+"""The out-of-distribution sets of `eval.ood.sets`: synthetic ones, and data sets."""
 
 import functools
 import logging
@@ -27,7 +27,7 @@ def read_all(
             x = processes.on_every_process(read_here)
             processes.check_same(name, np.ascontiguousarray(x).data)
             images[name] = x
-        except Exception as error:  # there is no end of what odd files raise
+        except Exception as error:  # decoders of damaged files raise many types
             logging.warning("OOD set %s: %s", name, error)
             logging.debug("traceback of OOD set %s", name, exc_info=True)
             others[name] = {"error": _reason(name, error)}
@@ -50,9 +50,9 @@ def read(run: runs.Run, name: str, test: np.ndarray) -> np.ndarray:
     """
     if name == "test":
         raise ValueError("no set may be called 'test', as the test set itself is")
-    made = (_make_images if has_images(run) else _make_vectors)(run, name, test)
-    if made is not None:
-        return made
+    noise = (_make_images if has_images(run) else _make_vectors)(run, name, test)
+    if noise is not None:
+        return noise
     *size, channels = run.image_shape if has_images(run) else (None,)
     x = data.load_split(
         name,
@@ -73,7 +73,7 @@ def read(run: runs.Run, name: str, test: np.ndarray) -> np.ndarray:
 
 
 def _make_images(run, name, test):
-    """uint8 [N, H, W, C] of the sets that are made, None for another name."""
+    """uint8 [N, H, W, C] of a synthetic set, None for another name."""
     k_set = key(run, name)
     if name == "interpolation":
         return to_uint8(ood.interpolations(k_set, augment.to_float(test)))

@@ -136,7 +136,7 @@ def _plain(value):
     return value
 
 
-def completed(results: dict, task: str) -> dict | None:
+def numbers_of(results: dict, task: str) -> dict | None:
     """The numbers of a task; None if it is missing, failed or was skipped."""
     numbers = results.get(task)
     if not numbers or _error(numbers) or "skipped" in numbers:

@@ -72,7 +72,7 @@ def accuracies(target: Target, attack: Callable, eps, *, purpose: str, text: str
 
 
 def pgd(target: Target, norm: str) -> tuple[dict, np.ndarray]:
-    """Accuracies under PGD, and what it made of x at the eps that is pictured."""
+    """Accuracies under PGD, and its examples at the eps that is pictured."""
     c = target.run.config.eval.attacks
     eps = eps_list(c, norm)
     texts = [text for _, text in eps]
@@ -96,13 +96,13 @@ def pgd(target: Target, norm: str) -> tuple[dict, np.ndarray]:
         return {"x": worst, "right": right, "nan": info.nan_gradient}
 
     names = {"purpose": f"attack {norm}", "text": f"{norm}: {', '.join(texts)}"}
-    rows, found = accuracies(target, attack, eps, **names)
+    rows, arrays = accuracies(target, attack, eps, **names)
     # The literature's eps stands for all in a headline, if it is there.
     usual = {"linf": "8/255", "l2": "0.5"}[norm]
     pictured = texts.index(usual) if usual in texts else len(texts) // 2
     numbers = {"sweep": rows, "pictured_eps": texts[pictured]}
-    numbers["num_nan_gradients"] = int(found["nan"].any(axis=0).sum())  # images
-    return numbers, found["x"][pictured]
+    numbers["num_nan_gradients"] = int(arrays["nan"].any(axis=0).sum())  # images
+    return numbers, arrays["x"][pictured]
 
 
 def own_attack(target: Target, norm: str, name: str, attack: Attack) -> list[dict]:
@@ -123,11 +123,11 @@ def own_attack(target: Target, norm: str, name: str, attack: Attack) -> list[dic
 
     eps = eps_list(target.run.config.eval.attacks, norm)
     names = {"purpose": f"attack {norm} {name}", "text": f"{norm}: {name}"}
-    rows, found = accuracies(target, checked, eps, **names)
+    rows, arrays = accuracies(target, checked, eps, **names)
     allowed = 2 * np.array([value for value, _ in eps])[:, None]
-    if not np.all(found["size"] <= 1.001 * allowed + 1e-6):  # nor where it is NaN
+    if not np.all(arrays["size"] <= 1.001 * allowed + 1e-6):  # nor where it is NaN
         raise ValueError(f"attack {name!r} leaves the {norm} ball of size eps about x")
-    if not np.all(found["largest"] <= 1 + 1e-6):
+    if not np.all(arrays["largest"] <= 1 + 1e-6):
         raise ValueError(f"attack {name!r} leaves [-1, 1], the range of pixels")
     return rows
 
@@ -231,7 +231,7 @@ def distal(run, progress):
     start = np.asarray(ood.uniform_noise(key(run, "distal"), shape))
 
     def climb(model, key, x, targets):
-        found = attacks.distal(
+        example = attacks.distal(
             model.logits,
             x,
             targets,
@@ -239,9 +239,9 @@ def distal(run, progress):
             num_steps=c.distal_steps,
             confidence=c.distal_confidence,
         )
-        log_prob = -attacks.LOSSES["cross_entropy"](model.logits(found.x), targets)
-        before, after = model.energy(x), model.energy(found.x)
-        return found.x, found.num_steps, jnp.exp(log_prob), -before, -after
+        log_prob = -attacks.LOSSES["cross_entropy"](model.logits(example.x), targets)
+        before, after = model.energy(x), model.energy(example.x)
+        return example.x, example.num_steps, jnp.exp(log_prob), -before, -after
 
     x, num_steps, confidence, before, after = run.map(
         climb, start, classes, progress=progress("distal adversarial examples")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
-from matplotlib.figure import Figure
 
 from ebmjax import runs
 from ebmjax.eval.report import page
@@ -48,7 +47,7 @@ class Column(NamedTuple):
     folder: epath.Path  # with the files of the first
 
 
-def formatted(value: float | None, spec: str) -> str:
+def format_number(value: float | None, spec: str) -> str:
     """`value` by the format `spec`, or a dash if it is not finite."""
     return "–" if value is None else format(value, spec)
 
@@ -109,9 +108,8 @@ class Task(NamedTuple):
     verdict: Callable[[dict], Verdict] = plain_verdict
     measures: Callable[[dict], list[Measure]] = plain_measures
     section: Callable[[dict, epath.Path], page.Section | None] = plain_section
-    figures: Callable[[dict, epath.Path], dict[str, Figure]] = lambda *_: {}
     compare: Callable[[Sequence[Column]], list[page.Panel]] = lambda columns: []
 
 
-def titled(name: str, task: Task) -> str:
+def title_of(name: str, task: Task) -> str:
     return task.title or name.replace("_", " ")

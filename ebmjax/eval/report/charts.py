@@ -6,6 +6,7 @@ CSS variable with that colour as its default, so that a dark page can set others
 """
 
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -85,18 +86,41 @@ def reliability(bins: dict) -> Figure:
     return figure
 
 
+def curves(
+    named: dict[str, tuple[Sequence, Sequence]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    of_shares: bool = False,
+    first: int = 0,
+) -> Figure:
+    """{name: (x, y)}, where y is a share; points are marked where they are few.
+
+    With `of_shares` x is a share too, and the diagonal is drawn. The first curve has
+    the colour `first` of `SERIES`.
+    """
+    figure, (axes,) = _figure()
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02), xlim=(0, None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if of_shares:
+        axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
+        axes.set(xlim=(0, 1), ylim=(0, 1.01))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    for i, (name, (x, y)) in enumerate(named.items(), start=first):
+        marker = {"marker": "o", "ms": 4} if len(x) < 20 else {}
+        axes.plot(x, y, label=name, **_line(i), **marker)
+    return _with_legend(figure, axes)
+
+
 def reliability_curves(named: dict[str, dict]) -> Figure:
     """Accuracy against confidence of several runs, in bins with 1 % or more."""
-    figure, (axes,) = _figure()
-    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-    for i, (name, bins) in enumerate(named.items()):
+    points = {}
+    for name, bins in named.items():
         counts = np.asarray(bins["counts"])
         some = counts >= 0.01 * counts.sum()
-        x = np.asarray(bins["confidence"], float)[some]
-        y = np.asarray(bins["accuracy"], float)[some]
-        axes.plot(x, y, label=name, marker="o", ms=4, **_line(i))
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
-    return _finish(figure, axes, percent="xy")
+        x, y = (np.asarray(bins[k], float)[some] for k in ("confidence", "accuracy"))
+        points[name] = x, y
+    return curves(points, "confidence", "accuracy", of_shares=True)
 
 
 def histograms(named: dict[str, np.ndarray], xlabel: str) -> Figure:
@@ -113,38 +137,12 @@ def histograms(named: dict[str, np.ndarray], xlabel: str) -> Figure:
     for i, (name, x) in enumerate(named.items()):
         density, _ = np.histogram(np.clip(x, *edges[[0, -1]]), edges)
         density = density / density.sum()
-        line = _line(i)
         if i == 0:
-            axes.stairs(density, edges, fill=True, color=line["color"], alpha=0.3)
-        axes.stairs(
-            density, edges, color=line["color"], ls=line["ls"], lw=1.6, label=name
-        )
+            axes.stairs(density, edges, fill=True, color=SERIES[0], alpha=0.3)
+        axes.stairs(density, edges, label=name, **_line(i))
     axes.set(xlabel=xlabel, ylabel="share of images", ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return _finish(figure, axes)
-
-
-def roc(named: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """{set: (share of out accepted, share of in accepted)}."""
-    figure, (axes,) = _figure()
-    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-    for i, (name, (out, inside)) in enumerate(named.items(), start=1):
-        axes.plot(out, inside, label=name, **_line(i))
-    axes.set(xlim=(0, 1), ylim=(0, 1.01))
-    axes.set(xlabel="out-of-distribution accepted", ylabel="test images accepted")
-    return _finish(figure, axes, percent="xy")
-
-
-def robustness(
-    named: dict[str, tuple[list, list]], xlabel: str, markers: bool = True
-) -> Figure:
-    """{attack or run: (eps, accuracy)}."""
-    figure, (axes,) = _figure()
-    for i, (name, (eps, accuracy)) in enumerate(named.items()):
-        marker = dict(marker="o", ms=4) if markers and len(eps) < 20 else {}
-        axes.plot(eps, accuracy, label=name, **_line(i), **marker)
-    axes.set(xlabel=xlabel, ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, None))
-    return _finish(figure, axes, percent="y")
+    return _with_legend(figure, axes)
 
 
 def trace(median, low, high) -> Figure:
@@ -155,7 +153,7 @@ def trace(median, low, high) -> Figure:
     axes.fill_between(steps, low, high, color=SERIES[0], alpha=0.25, lw=0)
     axes.plot(steps, median, color=SERIES[0], lw=1.6)
     axes.set(xlabel="SGLD steps", ylabel="energy E(x), nats", xlim=(0, len(steps) - 1))
-    return _finish(figure, axes)
+    return _with_legend(figure, axes)
 
 
 def _figure(rows=1, height_ratios=(1,)):
@@ -166,18 +164,11 @@ def _figure(rows=1, height_ratios=(1,)):
 
 
 def _line(i):
-    return {
-        "color": SERIES[i % len(SERIES)],
-        "ls": DASHES[i % len(DASHES)],
-        "lw": 1.6,
-    }
+    colour, dashes = SERIES[i % len(SERIES)], DASHES[i % len(DASHES)]
+    return {"color": colour, "ls": dashes, "lw": 1.6}
 
 
-def _finish(figure, axes, percent=""):
-    if "x" in percent:
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-    if "y" in percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+def _with_legend(figure, axes):
     if labels := axes.get_legend_handles_labels()[1]:
         columns = 3 if max(map(len, labels)) < 15 else 2
         with matplotlib.rc_context(STYLE):

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from ebmjax import config, rundir
 from ebmjax.eval.report import page
 from ebmjax.eval.report.run_report import in_order, measures
-from ebmjax.eval.result import FILE, FOLDER, REPORT, completed, read
-from ebmjax.eval.task import Column, Measure, Task, titled
+from ebmjax.eval.result import FILE, FOLDER, REPORT, numbers_of, read
+from ebmjax.eval.task import Column, Measure, Task, title_of
 from ebmjax.eval.tasks import TASKS
 
 COMPARISON = "compare.json"
@@ -26,6 +26,15 @@ class Group(NamedTuple):
     workdirs: list[str]
     results: list[dict]
 
+    def column(self, task: str) -> Column | None:
+        """The runs in which `task` was completed; None without any."""
+        numbers = [numbers_of(results, task) for results in self.results]
+        pairs = [x for x in zip(numbers, self.workdirs, strict=True) if x[0]]
+        if not pairs:
+            return None
+        folder = rundir.folder(pairs[0][1]) / FOLDER
+        return Column(self.label, [numbers for numbers, _ in pairs], folder)
+
 
 def write(
     workdirs: Sequence[str], out: str, *, tasks: Mapping[str, Task] = TASKS
@@ -37,8 +46,8 @@ def write(
     """
     if len(workdirs) < 2:
         raise ValueError("--compare needs two runs or more: --compare RUN RUN ...")
-    groups = grouped(workdirs)
-    numbers = compared(groups, tasks)
+    groups = group_runs(workdirs)
+    numbers = compare(groups, tasks)
     folder = rundir.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     rundir.write(folder / COMPARISON, json.dumps(numbers, indent=1) + "\n")
@@ -46,37 +55,33 @@ def write(
     return table(numbers)
 
 
-def grouped(workdirs: Sequence[str]) -> list[Group]:
+def group_runs(workdirs: Sequence[str]) -> list[Group]:
     """The runs, those that differ in nothing but the seed together.
 
     Two runs of one config and one seed are not two seeds: the second is in a group
     of its own.
     """
     _check_distinct(workdirs)
-    members = defaultdict(list)
-    seen = Counter()
+    groups, count = {}, Counter()
     for workdir in workdirs:
         c = rundir.read_config(workdir)
         kind = _kind(c)
-        seen[kind, c.seed] += 1
-        members[kind, seen[kind, c.seed]].append((workdir, _evaluated(workdir)))
-    pairs = [tuple(zip(*group, strict=True)) for group in members.values()]
-    labels = _distinct([_label(results) for _, results in pairs], pairs)
-    return [
-        Group(label, list(paths), list(results))
-        for label, (paths, results) in zip(labels, pairs, strict=True)
-    ]
+        count[kind, c.seed] += 1
+        group = groups.setdefault((kind, count[kind, c.seed]), Group("", [], []))
+        group.workdirs.append(workdir)
+        group.results.append(_read_results(workdir))
+    return _with_labels(list(groups.values()))
 
 
 def _check_distinct(workdirs):
-    given = {}
+    earlier = {}
     for workdir in workdirs:
         path = os.path.realpath(rundir.folder(workdir))
-        if path in given:
+        if path in earlier:
             raise ValueError(
-                f"--compare has the run {workdir} twice, as {given[path]} before"
+                f"--compare has the run {workdir} twice, as {earlier[path]} before"
             )
-        given[path] = workdir
+        earlier[path] = workdir
 
 
 def _kind(c):
@@ -91,7 +96,7 @@ def _kind(c):
     )
 
 
-def _evaluated(workdir):
+def _read_results(workdir):
     results = read(workdir)
     if "run" not in results:
         raise FileNotFoundError(
@@ -101,40 +106,39 @@ def _evaluated(workdir):
     return results
 
 
-def _label(results):
-    """How runs are called together: what their names have in common."""
-    names = [x["run"]["name"] for x in results]
+def _with_labels(groups):
+    """The groups with labels. Those that several share are followed by the directory
+    of the first run, from where their paths part."""
+    labels = [_label([x["run"]["name"] for x in g.results]) for g in groups]
+    paths = [rundir.folder(group.workdirs[0]).parts for group in groups]
+    shared = len(os.path.commonprefix(paths))
+    for i, path in enumerate(paths):
+        label = labels[i]
+        if labels.count(label) > 1:
+            label += f" ({'/'.join(path[shared:] or path)})"
+        groups[i] = groups[i]._replace(label=label)
+    return groups
+
+
+def _label(names):
+    """What the names of runs have in common."""
     if len(names) == 1:
         return names[0]
     stem = os.path.commonprefix(names).rstrip("-_ .0123456789") or names[0]
     return f"{stem}, {len(names)} seeds"
 
 
-def _distinct(labels, pairs):
-    """The labels; those that several groups share with the directory of the first run,
-    from where their paths part."""
-    count = Counter(labels)
-    paths = [rundir.folder(workdirs[0]).parts for workdirs, _ in pairs]
-    shared = len(os.path.commonprefix(paths))
-    return [
-        label if count[label] == 1 else f"{label} ({'/'.join(path[shared:] or path)})"
-        for label, path in zip(labels, paths, strict=True)
-    ]
-
-
-def compared(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str, Any]:
+def compare(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str, Any]:
     """Every measure of every group: mean, sample standard deviation, count."""
     rows: dict[str, dict] = {}
     for group in groups:
-        for results in group.results:
-            for measure in measures(results, tasks):
-                row = rows.setdefault(
-                    measure.name,
-                    {"unit": measure.unit, "better": measure.better, "groups": {}},
-                )
-                row["groups"].setdefault(group.label, []).append(measure.value)
-    for row in rows.values():
-        row["groups"] = {label: _spread(x) for label, x in row["groups"].items()}
+        values = defaultdict(list)
+        for measure in (x for r in group.results for x in measures(r, tasks)):
+            row = {"unit": measure.unit, "better": measure.better, "groups": {}}
+            rows.setdefault(measure.name, row)
+            values[measure.name].append(measure.value)
+        for name, of_runs in values.items():
+            rows[name]["groups"][group.label] = _spread(of_runs)
     return {
         "groups": {group.label: group.workdirs for group in groups},
         "measures": rows,
@@ -144,10 +148,11 @@ def compared(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str
 
 def _spread(values):
     """Of a number of each run; None if it was not finite in one of them."""
-    if None in values:
-        return {"mean": None, "std": None, "num_runs": len(values)}
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std, "num_runs": len(values)}
+    mean = std = None
+    if None not in values:
+        mean = statistics.fmean(values)
+        std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": mean, "std": std, "num_runs": len(values)}
 
 
 def _ece_ratios(groups, rows):
@@ -161,26 +166,24 @@ def _ece_ratios(groups, rows):
     }
     if not means:
         return {}
-    plain = [g.label for g in groups if _is_plain(g) and g.label in means]
+    plain = [
+        group.label
+        for group in groups
+        if group.label in means
+        and list(group.results[0]["run"]["objective"]) == ["cross_entropy"]
+    ]
     baseline = next(iter(plain), next(iter(means)))
     ratios = {x: means[baseline] / means[x] for x in means if x != baseline}
     return {"measure": name, "baseline": baseline, "times_smaller": ratios}
 
 
-def _is_plain(group):
-    return list(group.results[0]["run"]["objective"]) == ["cross_entropy"]
-
-
 def table(numbers: dict) -> str:
     """One row a measure, one column a group."""
     rows = [["", *numbers["groups"]], *(row.cells for row in _rows(numbers))]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
-        "  ".join(
-            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
+        "  ".join([name.ljust(first), *map(str.rjust, cells, others)])
+        for name, *cells in rows
     ]
     return "\n".join([*lines, *_ratio_notes(numbers)])
 
@@ -232,8 +235,8 @@ def render(
     sections, notes = [], _ratio_notes(numbers)
     names = {name: {} for group in groups for r in group.results for name in r}
     for name, task in in_order(names, tasks):
-        columns = [column for group in groups if (column := _column(group, name))]
-        if not _evaluated_alike(columns):
+        columns = [column for group in groups if (column := group.column(name))]
+        if not _have_same_settings(columns):
             notes.append(f"Note: the runs have different settings of {name}.")
         try:
             panels = task.compare(columns) if columns else []
@@ -242,7 +245,7 @@ def render(
             notes.append(f"{name}: {where} is missing: evaluate that run again.")
         else:
             if panels:
-                sections.append(page.Section("", panels, title=titled(name, task)))
+                sections.append(page.Section("", panels, title=title_of(name, task)))
     return page.render(
         "compare.html",
         title=" · ".join(numbers["groups"]),
@@ -253,21 +256,8 @@ def render(
     )
 
 
-def _column(group, name):
-    """The runs of the group in which the task was completed; None without any."""
-    pairs = [
-        (numbers, workdir)
-        for results, workdir in zip(group.results, group.workdirs, strict=True)
-        if (numbers := completed(results, name))
-    ]
-    if not pairs:
-        return None
-    folder = rundir.folder(pairs[0][1]) / FOLDER
-    return Column(group.label, [numbers for numbers, _ in pairs], folder)
-
-
-def _evaluated_alike(columns):
-    """Whether all the runs were evaluated with the same settings of the task."""
+def _have_same_settings(columns):
+    """Do all runs have the same settings of the task?"""
     settings = {
         json.dumps(
             {k: v for k, v in x["settings"].items() if k not in ("seed", "sgld")},

@@ -17,6 +17,8 @@ class Panel(NamedTuple):
     body: Markup  # an <svg> or <img>
     title: str
     caption: str
+    chart: Figure | None = None  # of the <svg>
+    name: str = ""  # of the chart, which a report also writes as NAME.png
 
 
 class Row(NamedTuple):
@@ -62,7 +64,7 @@ def render(template: str, **content) -> str:
 
 def figure_panel(figure: Figure, name: str, title: str, caption: str = "") -> Panel:
     """A chart; `name` must be unique in the page."""
-    return Panel(Markup(charts.svg(figure, name)), title, caption)
+    return Panel(Markup(charts.svg(figure, name)), title, caption, figure, name)
 
 
 def picture_panel(path: epath.Path, title: str, caption: str = "") -> Panel:

@@ -14,8 +14,8 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from ebmjax.eval.report import page
-from ebmjax.eval.result import completed, failures
-from ebmjax.eval.task import Measure, Task, plain_measures, titled
+from ebmjax.eval.result import failures, numbers_of
+from ebmjax.eval.task import Measure, Task, plain_measures, title_of
 from ebmjax.eval.tasks import TASKS
 
 # A task that eval.json has and the program does not know is shown as plain numbers.
@@ -43,10 +43,10 @@ def measures(results: dict, tasks: Mapping[str, Task] = TASKS) -> list[Measure]:
     calibration repeats an error that classification has."""
     rows = {}
     for name, task in in_order(results, tasks):
-        numbers = completed(results, name)
+        numbers = numbers_of(results, name)
         for row in task.measures(numbers) if numbers else ():
             if task.measures is plain_measures:
-                row = row._replace(name=f"{titled(name, task)}: {row.name}")
+                row = row._replace(name=f"{title_of(name, task)}: {row.name}")
             rows[row.name] = row
     return list(rows.values())
 
@@ -55,7 +55,7 @@ def summaries(results: dict, tasks: Mapping[str, Task] = TASKS) -> list[Summary]
     """One row for each task of `results`, failed and skipped ones included."""
     rows = []
     for name, task in in_order(results, tasks):
-        title, numbers = titled(name, task), completed(results, name)
+        title, numbers = title_of(name, task), numbers_of(results, name)
         if numbers:
             rows.append(Summary(title, *task.verdict(numbers)))
         elif reason := results[name].get("skipped"):
@@ -84,13 +84,13 @@ def _kept(numbers):
     return f" (the numbers are from an earlier evaluation, of step {numbers['step']:,})"
 
 
-def render(
+def _sections(
     results: dict[str, Any], folder: epath.Path, tasks: Mapping[str, Task] = TASKS
-) -> str:
-    """The page; `folder` holds the pictures and arrays of the tasks."""
-    sections, notes = [], _notes(results)
+) -> tuple[list[page.Section], list[str]]:
+    """The sections of the tasks, and a note for each that cannot be drawn."""
+    drawn, notes = [], []
     for name, task in in_order(results, tasks):
-        if not (numbers := completed(results, name)):
+        if not (numbers := numbers_of(results, name)):
             continue
         try:
             section = task.section(numbers, folder)
@@ -103,32 +103,29 @@ def render(
         else:
             if section is not None:
                 settings = json.dumps(numbers["settings"], indent=1)
-                title = section.title or titled(name, task)
-                sections.append(section._replace(title=title, settings=settings))
-    return page.render(
+                title = section.title or title_of(name, task)
+                drawn.append(section._replace(title=title, settings=settings))
+    return drawn, notes
+
+
+def render(
+    results: dict[str, Any], folder: epath.Path, tasks: Mapping[str, Task] = TASKS
+) -> tuple[str, dict[str, Figure]]:
+    """The page, and its main charts {name: figure} for other documents.
+
+    `folder` holds the files of the tasks.
+    """
+    drawn, notes = _sections(results, folder, tasks)
+    text = page.render(
         "report.html",
         title=results["run"]["name"],
         subtitle=_about(results["run"]),
         summaries=summaries(results, tasks),
-        notes=notes,
-        sections=sections,
+        notes=_notes(results) + notes,
+        sections=drawn,
     )
-
-
-def figures(
-    results: dict[str, Any], folder: epath.Path, tasks: Mapping[str, Task] = TASKS
-) -> dict[str, Figure]:
-    """The main charts of the page one by one, for other documents."""
-    named = {}
-    for name, task in in_order(results, tasks):
-        if numbers := completed(results, name):
-            try:
-                named |= task.figures(numbers, folder)
-            except FileNotFoundError:
-                pass  # the page says so
-            except Exception:  # the other figures are drawn
-                logging.exception("the figures of task %s cannot be drawn", name)
-    return named
+    panels = (panel for section in drawn for panel in section.panels)
+    return text, {panel.name: panel.chart for panel in panels if panel.chart}
 
 
 def _about(run):
@@ -154,7 +151,7 @@ def _notes(results):
     """What a reader must know: failures, and numbers of other parameters."""
     run, notes = results["run"], []
     for name in (name for name in results if name != "run"):
-        numbers = completed(results, name)
+        numbers = numbers_of(results, name)
         if not numbers:
             continue
         if numbers["step"] != run["step"]:

@@ -25,7 +25,7 @@ from ebmjax.eval.result import (
     picture,
     skipped,
 )
-from ebmjax.eval.task import NORMS, Column, Measure, Task, Verdict, formatted
+from ebmjax.eval.task import NORMS, Column, Measure, Task, Verdict, format_number
 
 UNITS = {"linf": (255, "255ths"), "l2": (1, "[0, 1] units")}  # of eps in charts
 
@@ -168,7 +168,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         title = f"Accuracy under {NORMS[norm]} attacks."
         caption = _caption(numbers, of_norm)
         panels.append(
-            page.figure_panel(figure(numbers, norm), f"attack-{norm}", title, caption)
+            page.figure_panel(figure(numbers, norm), f"accuracy_{norm}", title, caption)
         )
     for norm, of_norm in norms.items():
         panels.append(
@@ -196,9 +196,13 @@ def figure(numbers: dict, norm: str):
     }
     if "distances" in of_norm:
         lines["nearest mistake"] = survival(of_norm["distances"], of_norm["max_eps"])
+    return _chart(lines, norm)
+
+
+def _chart(lines, norm):
     scale, unit = UNITS[norm]
     lines = {name: ([scale * e for e in eps], y) for name, (eps, y) in lines.items()}
-    return charts.robustness(lines, f"{NORMS[norm]} eps, {unit}")
+    return charts.curves(lines, f"{NORMS[norm]} eps, {unit}", "accuracy")
 
 
 def survival(distances: list, max_eps: float) -> tuple[list, list]:
@@ -247,15 +251,14 @@ def _distal_tiles(numbers, folder):
     tiles = []
     for row, x in zip(numbers["distal"], images, strict=True):
         after, before = row["log_density"], row["log_density_of_noise"]
-        gained = None if None in (after, before) else after - before
-        tiles.append(
-            page.Panel(
-                page.image_tag(pictures.png(x, height=96), f"distal: {row['class']}"),
-                row["class"],
-                f"{formatted(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
-                f" log p {formatted(after, '+.1f')} ({formatted(gained, '+.1f')})",
-            )
+        gain = None if None in (after, before) else after - before
+        gain, after = (format_number(value, "+.1f") for value in (gain, after))
+        caption = (
+            f"{format_number(row['confidence'], '.0%')} sure, {row['num_steps']} steps,"
+            f" log p {after} ({gain})"
         )
+        tag = page.image_tag(pictures.png(x, height=96), f"distal: {row['class']}")
+        tiles.append(page.Panel(tag, row["class"], caption))
     return page.Tiles(
         "Distal adversarial examples",
         "From uniform noise up log p(class | x) until the model is"
@@ -266,20 +269,15 @@ def _distal_tiles(numbers, folder):
     )
 
 
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    return {f"accuracy_{norm}": figure(numbers, norm) for norm in numbers["norms"]}
-
-
 def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """Mean accuracy over the runs of each column, and their distal examples."""
     panels = []
-    for norm, (scale, unit) in UNITS.items():
+    for norm in NORMS:
         lines = {c.label: line for c in columns if (line := _mean_curve(c, norm))}
-        scaled = {n: ([scale * e for e in eps], y) for n, (eps, y) in lines.items()}
         if lines:
-            figure = charts.robustness(scaled, f"{NORMS[norm]} eps, {unit}")
             title = f"Accuracy under {NORMS[norm]} attacks."
-            panels.append(page.figure_panel(figure, f"attack-{norm}", title))
+            chart = _chart(lines, norm)
+            panels.append(page.figure_panel(chart, f"accuracy_{norm}", title))
     return panels + [
         page.picture_panel(column.folder / "distal.png", column.label, caption)
         for caption in ["Distal examples: from noise up p(class | x), one a class."]
@@ -306,6 +304,5 @@ TASK = Task(
     verdict=robustness_verdict,
     measures=measures,
     section=section,
-    figures=figures,
     compare=compare,
 )

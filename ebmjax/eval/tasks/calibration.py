@@ -9,7 +9,7 @@ from ebmjax import runs
 from ebmjax.eval import calibration
 from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import Progress, Result, finite_logits
-from ebmjax.eval.task import Column, Measure, Task, Verdict, formatted
+from ebmjax.eval.task import Column, Measure, Task, Verdict, format_number
 
 
 def compute(run: runs.Run, progress: Progress) -> Result:
@@ -64,9 +64,9 @@ def calibration_verdict(numbers: dict) -> Verdict:
     direction = "over-confident" if confidence > accuracy else "under-confident"
     detail = f"{direction}: {confidence:.1%} mean confidence, {accuracy:.1%} accuracy"
     if "value" in after:
-        ece = formatted(after["ece"], ".1%")
+        ece = format_number(after["ece"], ".1%")
         detail += f"; a temperature of {after['value']:.2f} leaves {ece}"
-    answer = f"ECE {formatted(before['ece'], '.1%')}"
+    answer = f"ECE {format_number(before['ece'], '.1%')}"
     return Verdict(answer, f"{detail}; {numbers['num_bins']} bins")
 
 
@@ -89,7 +89,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
             charts.reliability(before["reliability"]),
             "reliability",
             "As trained.",
-            f"ECE {formatted(before['ece'], '.2%')}: the mean length of the orange"
+            f"ECE {format_number(before['ece'], '.2%')}: the mean length of the orange"
             f" lines, from a bin's accuracy to its confidence. {bins} bins.",
         )
     ]
@@ -101,16 +101,16 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         panels.append(
             page.figure_panel(
                 charts.reliability(after["reliability"]),
-                "reliability-temperature",
+                "reliability_temperature",
                 "After temperature scaling.",
                 f"T = {after['value']:.3f}, fitted on {after['num_valid']:,} validation"
-                f" examples. ECE {formatted(after['ece'], '.2%')}.",
+                f" examples. ECE {format_number(after['ece'], '.2%')}.",
             )
         )
     else:
         text += f" No temperature was fitted: {after['skipped']}."
     rows = [
-        page.Row([name, *(formatted(column[metric], spec) for column in columns)])
+        page.Row([name, *(format_number(column[metric], spec) for column in columns)])
         for metric, (name, spec) in {
             "ece": (f"ECE, {bins} bins of equal width", ".2%"),
             "ece_equal_mass": (f"ECE, {bins} bins of equal mass", ".2%"),
@@ -124,10 +124,6 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         }.items()
     ]
     return page.Section(text, panels, [page.Table("Calibration errors", head, rows)])
-
-
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    return {"reliability": charts.reliability(numbers["as_trained"]["reliability"])}
 
 
 def compare(columns: Sequence[Column]) -> list[page.Panel]:
@@ -144,6 +140,5 @@ TASK = Task(
     verdict=calibration_verdict,
     measures=measures,
     section=section,
-    figures=figures,
     compare=compare,
 )

@@ -6,7 +6,7 @@ import numpy as np
 from ebmjax import runs
 from ebmjax.eval import calibration
 from ebmjax.eval.result import Progress, Result, finite_logits, key
-from ebmjax.eval.task import Measure, Task, Verdict, formatted
+from ebmjax.eval.task import Measure, Task, Verdict, format_number
 
 
 def compute(run: runs.Run, progress: Progress) -> Result:
@@ -53,10 +53,10 @@ def classification_metrics(
 
 def classification_verdict(numbers: dict) -> Verdict:
     return Verdict(
-        formatted(numbers["accuracy"], ".1%"),
+        format_number(numbers["accuracy"], ".1%"),
         f"of {numbers['num_images']:,} test examples; NLL"
-        f" {formatted(numbers['nll'], '.3f')} nats, Brier score"
-        f" {formatted(numbers['brier'], '.3f')}",
+        f" {format_number(numbers['nll'], '.3f')} nats, Brier score"
+        f" {format_number(numbers['brier'], '.3f')}",
     )
 
 

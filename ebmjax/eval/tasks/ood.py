@@ -4,16 +4,15 @@ import functools
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from etils import epath
-from sklearn.metrics import roc_curve
 
 from ebmjax import runs
 from ebmjax.eval import ood, ood_sets
+from ebmjax.eval.ood import SCORES, Score
 from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
     COLUMNS,
@@ -26,29 +25,6 @@ from ebmjax.eval.result import (
 )
 from ebmjax.eval.task import Measure, Task, Verdict
 
-
-class Score(NamedTuple):
-    """A score of examples, larger on those like the training data.
-
-    `fn(logits_fn, x [B, ...]) -> [B]` is pure; `label` is how reports call it, `axis`
-    what stands below its histogram.
-    """
-
-    fn: Callable
-    label: str
-    axis: str = ""
-
-
-_LABELS = {
-    "log_density": ("log p(x)", "log p(x) + log Z, nats"),
-    "max_log_prob": ("max p(y | x)", "log max p(y | x), nats"),
-    "approximate_mass": ("approximate mass", "-‖d log p(x) / dx‖"),
-    "negative_entropy": ("−entropy of p(y | x)", ""),
-    "max_logit": ("max logit", ""),
-}
-SCORES = {
-    name: Score(fn, *_LABELS.get(name, (name,))) for name, fn in ood.SCORES.items()
-}
 REFINEMENT_LABELS = {
     "refined_log_density": "log p(x) gained in refinement",
     "refined_grad_norm": "gradient lost in refinement",
@@ -131,7 +107,7 @@ def _scores(run, scores, images, progress):
         x = x + c.noise_std * jax.random.normal(k_noise, x.shape)
         values = {}
         for name, score in scores.items():
-            values[name] = score.fn(model.logits, x)
+            values[name] = score(model.logits, x)
             if values[name].shape != x.shape[:1]:
                 raise ValueError(
                     f"OOD score {name!r} returned shape {values[name].shape} for"
@@ -250,10 +226,11 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     histograms, rocs = [], []
     arrays = page.load_arrays(folder / "ood_scores.npz")
     for score, label in numbers["labels"].items() if sets else ():
-        figure = histogram(numbers, arrays, score)
-        histograms.append(page.figure_panel(figure, f"ood-{score}", f"{label}."))
+        figure = _histogram(numbers, arrays, sets, score)
+        histograms.append(page.figure_panel(figure, f"ood_{score}", f"{label}."))
         curves = {labels[name]: _roc(arrays, name, score) for name in sets}
-        figure = charts.roc(curves)
+        axes = "out-of-distribution accepted", "test images accepted"
+        figure = charts.curves(curves, *axes, of_shares=True, first=1)
         rocs.append(page.figure_panel(figure, f"roc-{score}", f"ROC by {label}."))
     panels = histograms[:NUM_HISTOGRAMS]
     if "ood_examples.png" in numbers["files"]:
@@ -271,9 +248,8 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     )
 
 
-def histogram(numbers: dict, arrays: Mapping[str, np.ndarray], score: str):
-    """Of one score, on the test set and all sets that were read."""
-    sets = _completed_sets(numbers)
+def _histogram(numbers, arrays, sets, score):
+    """Of one score, on the test set and on `sets`."""
     labels = {"test": "test"} | set_labels(numbers["sets"])
     named = {labels[name]: arrays[f"{name}/{score}"] for name in ("test", *sets)}
     axis = numbers["axes"].get(score) or numbers["labels"][score]
@@ -282,12 +258,10 @@ def histogram(numbers: dict, arrays: Mapping[str, np.ndarray], score: str):
 
 def _roc(arrays, name, score):
     """At most 200 points of the curve: shares accepted of the set, and of test."""
-    inside, outside = arrays[f"test/{score}"], arrays[f"{name}/{score}"]
-    is_inside = np.repeat([1, 0], [len(inside), len(outside)])
-    scores = np.concatenate([inside, outside])
-    fpr, tpr, _ = roc_curve(is_inside, scores, drop_intermediate=False)
-    keep = np.unique(np.linspace(0, len(fpr) - 1, 200).round().astype(int))
-    return fpr[keep], tpr[keep]
+    roc = ood.roc_curve(arrays[f"test/{score}"], arrays[f"{name}/{score}"])
+    keep = np.linspace(0, len(roc.thresholds), 200).round().astype(int)
+    counts = (roc.false_positives, roc.true_positives)
+    return tuple(np.append(0, x / x[-1])[np.unique(keep)] for x in counts)
 
 
 def _table(numbers, sets, metric):
@@ -304,17 +278,10 @@ def _table(numbers, sets, metric):
     return page.Table(title, ["", *(labels[name] for name in sets), "mean"], rows)
 
 
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    arrays = page.load_arrays(folder / "ood_scores.npz")
-    main = list(numbers["labels"])[:NUM_HISTOGRAMS]
-    return {f"ood_{score}": histogram(numbers, arrays, score) for score in main}
-
-
 TASK = Task(
     compute,
     title="Out-of-distribution detection",
     verdict=ood_verdict,
     measures=measures,
     section=section,
-    figures=figures,
 )

@@ -21,7 +21,7 @@ from ebmjax.eval.result import (
     skipped,
     to_uint8,
 )
-from ebmjax.eval.task import Column, Measure, Task, Verdict, formatted
+from ebmjax.eval.task import Column, Measure, Task, Verdict, format_number
 
 PER_CLASS = 5  # images a class at each end
 
@@ -36,42 +36,42 @@ def compute(run: runs.Run, progress: Progress) -> Result:
     start, chains = _chains(run, c.num_chains, progress("chains on p(x)"))
     labels = np.tile(np.arange(columns, dtype=np.int32), PER_CLASS)
     by_class = _chains(run, len(labels), progress("chains on p(x | y)"), labels)[1]
-    ended = np.isfinite(chains.x).all(axis=(1, 2, 3))
-    if not ended.any():
+    finite = np.isfinite(chains.x).all(axis=(1, 2, 3))
+    if not finite.any():
         raise ValueError(f"all {c.num_chains} chains have left the finite numbers")
-    drawn = {"chains": to_uint8(chains.x[ended])}
+    images = {"chains": to_uint8(chains.x[finite])}
     if run.buffer is not None:  # at random, for its blocks may be classes
         order = np.random.default_rng(run.config.seed).permutation(len(run.buffer))
-        drawn["buffer"] = to_uint8(run.buffer[order[: c.num_chains]])
+        images["buffer"] = to_uint8(run.buffer[order[: c.num_chains]])
 
     progress("energies")
     energies = {"test": run.energy(splits.test.image), "noise": run.energy(start)}
-    energies |= {name: run.energy(x) for name, x in drawn.items()}
+    energies |= {name: run.energy(x) for name, x in images.items()}
     progress("nearest training images")
-    shown = "buffer" if "buffer" in drawn else "chains"
-    likely = drawn[shown][samples.extremes(-energies[shown], COLUMNS)[0]]
+    kind = "buffer" if "buffer" in images else "chains"
+    likely = images[kind][samples.extremes(-energies[kind], COLUMNS)[0]]
     near = samples.nearest(likely, splits.train.image, 5)
     neighbours = [likely, *splits.train.image[near.T]]
-    pictures = {name: picture(x[:100], COLUMNS) for name, x in drawn.items()} | {
+    pictures = {name: picture(x[:100], COLUMNS) for name, x in images.items()} | {
         "chains_by_class": picture(by_class.x, columns),
         "neighbours": picture(np.concatenate(neighbours), len(likely)),
         **_extremes(run, -energies["test"], columns),
     }
-    quantiles = np.quantile(chains.energy[ended], [0.05, 0.5, 0.95], axis=0)
+    quantiles = np.quantile(chains.energy[finite], [0.05, 0.5, 0.95], axis=0)
     numbers = {
         "num_chains": c.num_chains,
-        "num_diverged": int(np.sum(~ended)),  # and left out
+        "num_diverged": int(np.sum(~finite)),  # and left out
         "num_steps": c.num_steps,
         "step_size": run.config.sgld.step_size,
         "noise_std": run.config.sgld.noise_std,
         "mean_energy": {name: float(np.mean(e)) for name, e in energies.items()},
         "trace": dict(zip(("q05", "median", "q95"), quantiles, strict=True)),
         "class_columns": list(run.class_names[:columns]),
-        "neighbours_of": shown,
-        "scores": _scores(run, extractor, drawn, progress),
+        "neighbours_of": kind,
+        "scores": _scores(run, extractor, images, progress),
     }
     files = {f"{name}.png": png for name, png in pictures.items()}
-    files |= {"energies.npz": npz(energies), "samples.npz": npz(drawn)}
+    files |= {"energies.npz": npz(energies), "samples.npz": npz(images)}
     return Result(numbers, files)
 
 
@@ -100,16 +100,16 @@ def _extremes(run, log_density, columns):
     test = run.splits().test
     log_probs = np.log(calibration.softmax(run.logits(test.image)) + 1e-300)
     of_label = log_probs[np.arange(len(test.label)), test.label]
-    per_class = samples.extremes_per_class(of_label, test.label, PER_CLASS)
-    shown = [per_class[k] for k in sorted(per_class)[:columns]]
-    count = min(len(best) for best, _ in shown)  # classes may be small
-    rows = [np.array([ends[i][:count] for ends in shown]).T for i in (0, 1)]
+    by_label = samples.extremes_per_class(of_label, test.label, PER_CLASS)
+    per_class = [by_label[k] for k in sorted(by_label)[:columns]]
+    count = min(len(best) for best, _ in per_class)  # classes may be small
+    rows = [np.array([ends[i][:count] for ends in per_class]).T for i in (0, 1)]
     best, worst = samples.extremes(log_density, 2 * COLUMNS)
     return {
         "test_likely": picture(test.image[best], COLUMNS),
         "test_unlikely": picture(test.image[worst], COLUMNS),
-        "test_sure": picture(test.image[rows[0].ravel()], len(shown)),
-        "test_unsure": picture(test.image[rows[1].ravel()], len(shown)),
+        "test_sure": picture(test.image[rows[0].ravel()], len(per_class)),
+        "test_unsure": picture(test.image[rows[1].ravel()], len(per_class)),
     }
 
 
@@ -138,14 +138,14 @@ def _extractor(run):
     return extractor
 
 
-def _scores(run, extractor, drawn, progress):
+def _scores(run, extractor, images, progress):
     """Fréchet distance, KID and Inception Score of every kind of samples.
 
     As many test images are scored beside them: as near to the training images as
     samples can be expected to come.
     """
     c, splits = run.config.eval.samples, run.splits()
-    sets = {"test": splits.test.image} | drawn
+    sets = {"test": splits.test.image} | images
     num = min(len(x) for x in sets.values())
     num = min(num, c.num_chains)
 
@@ -154,9 +154,9 @@ def _scores(run, extractor, drawn, progress):
         return model.features(x), model.logits(x)
 
     train = splits.train.image[: c.num_reference]
-    images = np.concatenate([train, *(x[:num] for x in sets.values())])
+    examples = np.concatenate([train, *(x[:num] for x in sets.values())])
     features, logits = extractor.map(
-        extract, images, progress=progress("features of samples and data")
+        extract, examples, progress=progress("features of samples and data")
     )
     cuts = len(train) + num * np.arange(len(sets))
     reference, *features = np.split(features, cuts)
@@ -191,12 +191,12 @@ def sample_quality_verdict(numbers: dict) -> Verdict:
         f"Fréchet distance of {scores['num_samples']} images of the"
         f" {'replay buffer' if name == 'buffer' else 'chains'} to training images, by"
         f" features of {scores['extractor']}; test images have"
-        f" {formatted(distance['test'], '.3g')}"
+        f" {format_number(distance['test'], '.3g')}"
     )
     if numbers["num_diverged"]:
         total = numbers["num_chains"]
         detail += f"; {numbers['num_diverged']} of {total} chains diverged"
-    return Verdict(f"FD {formatted(distance[name], '.3g')}", detail)
+    return Verdict(f"FD {format_number(distance[name], '.3g')}", detail)
 
 
 def measures(numbers: dict) -> list[Measure]:
@@ -216,62 +216,73 @@ def measures(numbers: dict) -> list[Measure]:
 
 
 def section(numbers: dict, folder: epath.Path) -> page.Section:
-    trace, energies = numbers["trace"], energy_figure(folder)
     steps = (
         f"from noise, {numbers['num_steps']} SGLD steps of size"
         f" {numbers['step_size']:g}, noise {numbers['noise_std']:g}."
     )
     columns = f"Columns: {', '.join(numbers['class_columns'])}."
-    neighbours = (
-        f"Most likely of the {numbers['neighbours_of']},",
-        "selected by log p(x), and below each its five nearest training images.",
-    )
-    pictures = {
+    neighbours = f"Most likely of the {numbers['neighbours_of']},"
+    below = "selected by log p(x), and below each its five nearest training images."
+    of_model = {
         "buffer": ("Replay buffer,", "drawn at random."),
         "chains": ("Chains on p(x)", steps),
         "chains_by_class": ("Chains on p(x | y)", f"{steps} {columns}"),
-        "neighbours": neighbours,
+        "neighbours": (neighbours, below),
+    }
+    if "buffer.png" not in numbers["files"]:
+        del of_model["buffer"]
+    of_test = {
         "test_likely": ("Most likely test images", "by log p(x)."),
         "test_unlikely": ("Least likely", "by log p(x)."),
         "test_sure": ("Most confident of each class", "by p(label | x)."),
         "test_unsure": ("Least confident", "by p(label | x)."),
     }
-    if "buffer.png" not in numbers["files"]:
-        del pictures["buffer"]
+    text = (
+        "What the model's own chains make, and what it finds likely. Lower energy is"
+        " more likely: log p(x) = -E(x) - log Z."
+    )
     panels = [
-        page.picture_panel(folder / f"{n}.png", *text) for n, text in pictures.items()
+        *_picture_panels(folder, of_model),
+        *_energy_panels(numbers, folder),
+        *_picture_panels(folder, of_test),
     ]
-    panels[-4:-4] = [
+    return page.Section(text, panels, [_table(numbers["scores"])])
+
+
+def _picture_panels(folder, texts):
+    return [page.picture_panel(folder / f"{name}.png", *x) for name, x in texts.items()]
+
+
+def _energy_panels(numbers, folder):
+    energies, trace = page.load_arrays(folder / "energies.npz"), numbers["trace"]
+    order = [name for name in ("test", "buffer", "chains", "noise") if name in energies]
+    of_sets = {name: energies[name] for name in order}
+    return (
         page.figure_panel(
-            energies,
+            charts.histograms(of_sets, "energy E(x), nats"),
             "energies",
             "Energies.",
             "Samples of a model that fits lie where test images lie.",
         ),
         page.figure_panel(
             charts.trace(trace["median"], trace["q05"], trace["q95"]),
-            "trace",
+            "energy_trace",
             "Energy along the chains.",
             f"Median and 90 % of {numbers['num_chains']} chains on p(x).",
         ),
-    ]
-    text = (
-        "What the model's own chains make, and what it finds likely. Lower energy is"
-        " more likely: log p(x) = -E(x) - log Z."
     )
-    return page.Section(text, panels, [_table(numbers["scores"])])
 
 
 def _table(scores):
     def spread(row, metric, spec):
-        mean, std = (formatted(row[metric][k], spec) for k in ("mean", "std"))
+        mean, std = (format_number(row[metric][k], spec) for k in ("mean", "std"))
         return f"{mean} ± {std}"
 
     rows = [
         page.Row(
             [
                 name,
-                formatted(row["frechet_distance"], ".3f"),
+                format_number(row["frechet_distance"], ".3f"),
                 spread(row, "kid", ".4f"),
                 spread(row, "inception_score", ".2f"),
             ]
@@ -290,17 +301,6 @@ def _table(scores):
     )
 
 
-def energy_figure(folder: epath.Path):
-    """Histograms of the energies of test images, samples and noise."""
-    energies = page.load_arrays(folder / "energies.npz")
-    order = [n for n in ("test", "buffer", "chains", "noise") if n in energies]
-    return charts.histograms({n: energies[n] for n in order}, "energy E(x), nats")
-
-
-def figures(numbers: dict, folder: epath.Path) -> dict:
-    return {"energies": energy_figure(folder)}
-
-
 def compare(columns: Sequence[Column]) -> list[page.Panel]:
     """The replay buffer of the first run of each column, or else its chains."""
     panels = []
@@ -317,6 +317,5 @@ TASK = Task(
     verdict=sample_quality_verdict,
     measures=measures,
     section=section,
-    figures=figures,
     compare=compare,
 )
