@@ -7,7 +7,7 @@ import golden_configs
 import numpy as np
 import pytest
 
-from ebmjax import config, data, presets, recipe, runs, train, writers
+from ebmjax import config, data, presets, runs, train, writers
 from ebmjax.config_file import find_config, load_config
 from ebmjax.eval import evaluate as evaluation
 
@@ -65,7 +65,7 @@ def test_every_golden_text_has_its_config():
 @pytest.mark.parametrize("name", NAMES)
 def test_its_smoke_variant_trains_goes_on_and_is_evaluated(name, tmp_path, monkeypatch):
     c = load_config(f"{name}:smoke")
-    monkeypatch.setattr(recipe, "splits", lambda c: made_up(c.data.name))
+    monkeypatch.setattr(runs, "load_splits", lambda c: made_up(c.data.name))
     c.num_steps = 2
     train.fit(c, str(tmp_path))
     c.num_steps = 4
