@@ -95,6 +95,7 @@ MODELS = ("wide_resnet", "convnet", "mlp")
 NORMS = ("", "batch", "instance", "layer", "act")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("constant", "step", "cosine")
+CHAIN_STARTS = ("uniform", "gaussian", "class_gaussian")
 TASKS = ("classification", "calibration", "ood", "attacks", "samples")
 
 # The JEM paper's values wherever it has them.
@@ -120,6 +121,12 @@ KEYS = {
         0, "labelled training examples per class; 0 is all", min=0
     ),
     "data.separate_streams": Key(False, "terms with labels get batches of their own"),
+    "data.generative_augment": Key(
+        True, "crop, flip and noise for terms without labels too"
+    ),
+    "data.generative_batch_size": Key(
+        0, "batch_size of terms without labels; 0 is config.batch_size", min=0
+    ),
     "data.pad": Key(4, "pixels of reflection padding before a random crop", min=0),
     "data.flip": Key(True, "mirror half of the training images"),
     "data.noise_std": Key(0.03, "Gaussian noise on images in [-1, 1]", min=0),
@@ -147,6 +154,9 @@ KEYS = {
     "objective.energy_variance": Key(0.0, "weight of Var E(x), NG-EBM's beta"),
     "objective.approximate_mass": Key(0.0, "weight of mean |dE/dx|, NG-EBM's gamma"),
     "objective.energy_l2": Key(0.0, "weight of mean E(data)^2 + mean E(samples)^2"),
+    "objective.mean_energy_l2": Key(
+        0.0, "weight of (mean E(data))^2 + (mean E(samples))^2 (M-JEM)"
+    ),
     "objective.input_gradient": Key(0.0, "weight of mean |dE/dx|^2 (VERA)"),
     "sgld.step_size": Key(1.0, "multiplies the gradient of the energy", above=0),
     "sgld.noise_std": Key(
@@ -154,7 +164,12 @@ KEYS = {
     ),
     "sgld.num_steps": Key(20, "sampler steps per training step", min=1),
     "sgld.reinit_prob": Key(
-        0.05, "probability that a chain starts from U(-1, 1)", min=0, max=1
+        0.05, "probability that a chain starts afresh", min=0, max=1
+    ),
+    "sgld.init": Key(
+        "uniform",
+        "fresh chains: U(-1, 1), or Gaussians with the moments of the data",
+        choices=CHAIN_STARTS,
     ),
     "sgld.class_conditional": Key(False, "p_x: samples come from p(y) p(x | y)"),
     "sgld.replace": Key(False, "two chains may share a buffer slot, as in JEM's code"),

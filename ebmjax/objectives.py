@@ -88,6 +88,13 @@ TERMS: dict[str, Term] = {
     "energy_l2": Term(
         lambda p: losses.energy_l2(p.energies, p.sample_energies), ("data", "samples")
     ),
+    "mean_energy_l2": Term(
+        lambda p: losses.energy_l2(
+            p.energies, p.sample_energies, form="square_mean", axis_name=p.axis_name
+        ),
+        ("data", "samples"),
+        whole_batch=True,
+    ),
     "input_gradient": Term(lambda p: jnp.mean(p.input_grad_norm**2), ("input_grad",)),
 }
 
@@ -165,10 +172,11 @@ def draw_samples(
 ) -> tuple[dict[str, jax.Array], replay.Buffer, dict[str, jax.Array]]:
     """Runs a batch of chains for each kind of samples that a term needs.
 
-    -> ({"samples": [B, ...], "joint_samples": [L, ...]} as needed, the buffer with the
-    chains put back, metrics).
+    Fresh chains without classes start from all classes alike. -> ({"samples": [B, ...],
+    "joint_samples": [L, ...]} as needed, the buffer with the chains put back, metrics).
     """
     samples, metrics = {}, {}
+    of_every_class = chain_init and replay.of_every_class(chain_init, num_classes)
     k_label, k_samples, k_joint = jax.random.split(key, 3)
 
     def run(key, count, labels, prefix):
@@ -185,7 +193,7 @@ def draw_samples(
             num_blocks=1 if labels is None else num_classes,
             reinit_prob=chains.reinit_prob,
             replace=chains.replace,
-            chain_init=chain_init,
+            chain_init=of_every_class if labels is None else chain_init,
         )
         chain = sampler(energy_fn)
         state, info = sgld.run(k_run, chain, chain.init(start.x), chains.num_steps)

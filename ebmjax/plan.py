@@ -10,6 +10,7 @@ import numpy as np
 
 from ebmjax import (
     augment,
+    chain_starts,
     config,
     data,
     models,
@@ -30,7 +31,8 @@ class Plan(NamedTuple):
     recipe: recipes.Recipe  # complete
     settings: recipes.Settings
     splits: data.Splits
-    make_state: Callable[[], train_step.TrainState]  # at step 0
+    make_state: Callable[[], train_step.TrainState]  # at step 0, on its devices
+    starts: np.ndarray | None  # pool of chain starts, see `chain_starts`
     axes: train_step.TrainState
     streams: dict[str, batches.Stream]
     facts: runs.Facts
@@ -57,23 +59,27 @@ def make_plan(
     check_sizes(c, splits, settings)
     first = augment.to_float(splits.train.image[: c.batch_size], splits.scaling)
     complete = _with_known_dependence(complete, first, settings)
-    make_state = functools.partial(fresh_state, c, complete, settings, first)
+    starts = pool_of_starts(c, complete, settings, splits)
+    fresh = functools.partial(fresh_state, c, complete, settings)
+    axes = _layout(c, jax.eval_shape(fresh, first, starts))
     scaling = splits.scaling and [x.tolist() for x in splits.scaling]
     return Plan(
         config=c,
         recipe=complete,
         settings=settings,
         splits=splits,
-        make_state=make_state,
+        make_state=functools.partial(parallel.make, fresh, first, starts, axes=axes),
+        starts=starts,
         streams=batches.streams(
             splits,
             seed=c.seed,
             batch_size=c.batch_size,
+            main_batch_size=c.data.generative_batch_size,
             labels_per_class=c.data.labels_per_class,
             split_seed=c.data.split_seed,
             separate=c.data.separate_streams,
         ),
-        axes=_layout(c, jax.eval_shape(make_state)),
+        axes=axes,
         facts=runs.Facts(
             class_names=list(splits.class_names),
             image_shape=list(splits.train.image.shape[1:]),
@@ -98,21 +104,56 @@ def read_on_every_process(read: Callable[[], data.Splits]) -> data.Splits:
     return splits
 
 
+def pool_of_starts(
+    c: ml_collections.ConfigDict,
+    recipe: recipes.Recipe,
+    settings: recipes.Settings,
+    splits: data.Splits,
+) -> np.ndarray | None:
+    """The pool of `c.sgld.init`, a function of seed and data; None if none is needed.
+
+    It has a start for each chain of the buffer, so that all of these differ.
+    """
+    uniform = c.sgld.init == "uniform" or recipe.chain_init is not None
+    if uniform or not settings.objective.sampled:
+        return None
+    by_class = c.sgld.init == "class_gaussian"
+    if by_class and c.data.labels_per_class:
+        raise ValueError(
+            "config.sgld.init='class_gaussian' takes the labels of all training"
+            " examples, of which config.data.labels_per_class hides some; use"
+            " 'gaussian'"
+        )
+    x, label = splits.train
+    return chain_starts.pool(
+        c.seed,
+        x,
+        label if by_class else None,
+        size=c.sgld.buffer_size,
+        num_classes=settings.num_classes,
+        to_float=functools.partial(augment.to_float, scaling=splits.scaling),
+        bound=1.0 if x.ndim == 4 else None,
+    )
+
+
 def fresh_state(
     c: ml_collections.ConfigDict,
     recipe: recipes.Recipe,
     settings: recipes.Settings,
     x: jax.Array,
+    starts: jax.Array | None = None,
 ) -> train_step.TrainState:
     """The state before step 0, chains as [D, N/D, ...]. A function of the seed.
 
-    x [B, ...] are the first training examples, as the network takes them.
+    x [B, ...] are the first training examples, as the network takes them, and
+    `starts` is the pool of chain starts.
     """
     state = train_step.init_state(
         jax.random.fold_in(jax.random.key(c.seed), 0),
         x,
         recipe,
         settings,
+        starts,
         num_chains=c.sgld.buffer_size,
     )
     if state.chains is None:
@@ -158,34 +199,72 @@ def check_sizes(
     settings: recipes.Settings,
 ) -> None:
     """Raises ValueError for sizes that do not fit together."""
-    parallel.check_divides("config.batch_size", c.batch_size)
-    num_devices = jax.device_count()
-    local_batch, steps = c.batch_size // num_devices, settings.accumulation_steps
-    if local_batch % steps:
-        raise ValueError(
-            f"a device's batch of {local_batch} is not a multiple of"
-            f" config.optimizer.accumulation_steps={steps}"
-        )
-    num, shape = len(splits.train.label), splits.train.image.shape[1:]
-    if c.batch_size > num:
-        raise ValueError(
-            f"config.batch_size is {c.batch_size},"
-            f" but there are {num} training examples"
-        )
-    _check_augmentation(c.data, shape)
+    sizes = {"config.batch_size": c.batch_size}
+    if c.data.generative_batch_size:
+        sizes["config.data.generative_batch_size"] = c.data.generative_batch_size
+    for key, size in sizes.items():
+        _check_batch_size(key, size, len(splits.train.label), settings)
+    _check_streams(c, settings)
+    _check_augmentation(c.data, splits.train.image.shape[1:])
     if c.eval.checkpoint == "best" and not len(splits.valid.label):
         raise ValueError(
             "config.eval.checkpoint is 'best', which needs validation examples: set"
             " config.data.num_valid"
         )
-    if not settings.objective.sampled:
+    if settings.objective.sampled:
+        _check_buffer(c, settings)
+
+
+def _check_batch_size(key, size, num_examples, settings):
+    """Raises ValueError for a batch that cannot be cut, or not drawn."""
+    parallel.check_divides(key, size)
+    local_batch, steps = size // jax.device_count(), settings.accumulation_steps
+    if local_batch % steps:
+        raise ValueError(
+            f"{key}: a device's batch of {local_batch} is not a multiple of"
+            f" config.optimizer.accumulation_steps={steps}"
+        )
+    if size > num_examples:
+        raise ValueError(
+            f"{key} is {size}, but there are {num_examples} training examples"
+        )
+
+
+def _check_streams(c, settings):
+    """Raises ValueError for what only separate streams can have."""
+    if "labels" not in settings.objective.needs or _has_labelled_stream(c):
         return
+    size = c.data.generative_batch_size
+    if size not in (0, c.batch_size):
+        raise ValueError(
+            f"config.data.generative_batch_size is {size}, but all terms share one"
+            f" batch of config.batch_size={c.batch_size}; set"
+            " config.data.separate_streams to True"
+        )
+    if not c.data.generative_augment:
+        raise ValueError(
+            "config.data.generative_augment is False, but terms with labels share the"
+            " batch of the others; set config.data.separate_streams to True"
+        )
+
+
+def _has_labelled_stream(c):
+    return c.data.separate_streams or c.data.labels_per_class > 0
+
+
+def _check_buffer(c, settings):
+    """Raises ValueError for a buffer that devices and classes cannot share, or that
+    is smaller than a batch of chains."""
+    num_devices = jax.device_count()
     size, cells = c.sgld.buffer_size, settings.num_blocks * num_devices
     if size % cells:
         raise ValueError(
             f"config.sgld.buffer_size is {size}: it must be a multiple of {cells}"
             f" ({num_devices} devices x {settings.num_blocks} blocks)"
         )
+    main = c.data.generative_batch_size or c.batch_size
+    joint = "joint_samples" in settings.objective.needs
+    local_batch = max(main, c.batch_size if joint else 0) // num_devices
     if size // cells < local_batch and not c.sgld.replace:
         raise ValueError(
             f"config.sgld.buffer_size is {size}: a device's block of {size // cells}"

@@ -11,8 +11,7 @@ import ml_collections
 
 from ebmjax import config
 
-# Training images less 5,000 of them for validation, in batches of 64.
-STEPS_PER_EPOCH = {"cifar10": 703, "cifar100": 703, "svhn_cropped": 1066}
+TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "svhn_cropped": 73_257}
 
 
 def cifar10() -> ml_collections.ConfigDict:
@@ -33,7 +32,7 @@ def svhn() -> ml_collections.ConfigDict:
     c = config.default()
     c.data.name = "svhn_cropped"
     c.data.flip = False  # digits are not symmetric
-    c.every.checkpoint = c.every.samples = STEPS_PER_EPOCH["svhn_cropped"]
+    c.every.checkpoint = c.every.samples = steps_per_epoch(c)
     c.eval.ood.sets = ("cifar10", "cifar100", "interpolation")
     return c
 
@@ -78,11 +77,66 @@ def ng_ebm(c: ml_collections.ConfigDict) -> None:
     c.objective.approximate_mass = 1.0
 
 
+def jem_pp(c: ml_collections.ConfigDict) -> None:
+    """JEM++ (Yang & Ji, 2021), by the README's command of github.com/sndnyang/JEMPP.
+
+    Its ten outer steps of five inner ones at rate 0.2 are ten clipped steps at rate 1,
+    because the layer whose adjoint the inner ones reuse is linear.
+    """
+    jem(c)
+    _clipped_chains(c, num_steps=10)
+    c.optimizer.weight_decay = 4e-4
+    epochs(c, 150, decay_at=(50, 100, 125))
+    c.recovery.max_loss = 1e8  # where its program ends
+
+
+def sada_jem(c: ml_collections.ConfigDict) -> None:
+    """SADA-JEM (Yang et al., 2023) with five steps: JEM++ with images of p(x) as they
+    are and sharpness-aware minimisation, by github.com/sndnyang/SADAJEM."""
+    _clean_generative_stream(c)
+    c.optimizer.update(sam_rho=2.0, sam_adaptive=True)
+
+
+def m_jem(c: ml_collections.ConfigDict) -> None:
+    """M-JEM, in the repository of SADA-JEM: without sharpness-aware minimisation, with
+    an L2 penalty of the mean energies, and chains from one Gaussian of all classes."""
+    _clean_generative_stream(c)
+    c.objective.mean_energy_l2 = 0.5
+    c.sgld.update(init="gaussian", noise_std=0.001)
+
+
+def _clean_generative_stream(c):
+    """What SADA-JEM and M-JEM have in common."""
+    jem(c)
+    _clipped_chains(c, num_steps=5)
+    c.batch_size = 128
+    c.data.update(num_valid=0, noise_std=0.0)
+    c.data.update(generative_augment=False, generative_batch_size=64)
+    c.optimizer.weight_decay = 5e-4
+    epochs(c, 200, decay_at=(60, 120, 180))
+    c.every.checkpoint = c.every.samples = steps_per_epoch(c)
+    c.recovery.max_loss = 1e5  # where its program ends
+
+
+def _clipped_chains(c, num_steps):
+    """Few chain steps through batch norm, from class Gaussians; SGD."""
+    c.data.separate_streams = True
+    c.model.norm = "batch"
+    c.sgld.update(num_steps=num_steps, noise_std=0.0, clip_grad=1.0, clip_x=1.0)
+    c.sgld.update(init="class_gaussian", train_mode=True, replace=True)
+    c.optimizer.update(name="sgd", learning_rate=0.1, decay_factor=0.2)
+
+
+def steps_per_epoch(c: ml_collections.ConfigDict) -> int:
+    """Of the images that are not held out."""
+    return (TRAINING_IMAGES[c.data.name] - c.data.num_valid) // c.batch_size
+
+
 def epochs(
     c: ml_collections.ConfigDict, count: int, *, decay_at: tuple[int, ...] = ()
 ) -> None:
     """Trains for `count` epochs; the learning rate is multiplied at those given."""
-    steps = STEPS_PER_EPOCH[c.data.name]
+    steps = steps_per_epoch(c)
     c.num_steps = count * steps
     if decay_at:
         c.optimizer.decay = "step"
@@ -122,7 +176,8 @@ def small(c: ml_collections.ConfigDict) -> None:
     c.model.update(depth=10, width=1, features=(32, 32, 64, 64))
     c.data.num_valid = min(c.data.num_valid, 1_000)
     c.sgld.buffer_size = min(c.sgld.buffer_size, 2_000)
-    c.optimizer.learning_rate = 1e-3  # so few steps need longer ones
+    if c.optimizer.name != "sgd":
+        c.optimizer.learning_rate = 1e-3  # so few steps need longer ones
     c.every.update(log=50, checkpoint=250, samples=250)
 
 
@@ -131,7 +186,8 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     small(c)
     _shorten(c, num_steps=4)
     c.batch_size = 8
-    c.data.num_valid = 16
+    c.data.generative_batch_size = min(c.data.generative_batch_size, 8)
+    c.data.num_valid = min(c.data.num_valid, 16)
     c.sgld.update(num_steps=2, buffer_size=800)
     c.every.update(log=2, checkpoint=2, samples=2)
     c.eval.batch_size = 32

@@ -29,7 +29,7 @@ class Recipe(NamedTuple):
     terms: Mapping[str, objectives.Term] | None = None
     # energy_fn -> Sampler, for training, refinement and `Run.sample` alike.
     sampler: sgld.SamplerFactory | None = None
-    # (key, n, labels) -> fresh chain starts [n, ...]; None: uniform.
+    # (key, n, labels) -> fresh chain starts [n, ...]; None: as `config.sgld.init` says.
     chain_init: replay.ChainInit | None = None
     optimizer: optax.GradientTransformation | None = None
     # (grad_fn, params) -> grads, aux, where grad_fn(params) -> grads, aux is the
@@ -57,6 +57,7 @@ class Settings(NamedTuple):
     num_classes: int
     chains: objectives.ChainSettings = objectives.ChainSettings()
     scaling: Scaling | None = None  # of vectors
+    plain_main_batch: bool = False  # augments the labelled stream only
     clip_norm: float = 0.0  # bound on the gradient's global norm; 0 is none
     ema_decay: float = 0.0
     recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
@@ -181,6 +182,7 @@ def settings(
         num_classes=num_classes,
         chains=objectives.ChainSettings(**{name: c.sgld[name] for name in names}),
         scaling=scaling,
+        plain_main_batch=not c.data.generative_augment,
         clip_norm=c.optimizer.clip_norm,
         ema_decay=c.optimizer.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,

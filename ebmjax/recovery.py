@@ -45,7 +45,7 @@ class Recovery:
         checkpoints: ocp.CheckpointManager,
         workdir: str,
         *,
-        make_state: Callable[[], train_step.TrainState],  # at step 0
+        make_state: Callable[[], train_step.TrainState],  # at step 0, on its devices
         axes: train_step.TrainState,
         num_blocks: int,  # of the replay buffer
         own: list[str],  # fields of the recipe that are code of the user's
@@ -71,7 +71,7 @@ class Recovery:
             ),
         )
         if restored is None:
-            state = parallel.make(self.make_state, axes=self.axes)
+            state = self.make_state()
             meter = writers.Meter({}, 0)
         else:
             state, host = restored

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ebmjax import energy
 
-# (key, n, labels [n]) -> n fresh starts of chains [n, ...], one for each label
+# (key, n, labels [n]) -> n fresh starts of chains [n, ...], one for each label.
 ChainInit = Callable[[jax.Array, int, jax.Array], jax.Array]
 
 
@@ -35,6 +35,22 @@ def uniform(shape: tuple[int, ...], dtype=float) -> ChainInit:
         return jax.random.uniform(key, (n, *shape), dtype, minval=-1.0, maxval=1.0)
 
     return chain_init
+
+
+def of_every_class(chain_init: ChainInit, num_classes: int) -> ChainInit:
+    """Starts of all classes in turn from a random one on, whatever the labels.
+
+    For chains without classes: each start is one of a class drawn uniformly.
+    """
+
+    def any_class(key, n, labels):
+        k_class, k_start = jax.random.split(key)
+        first = jax.random.randint(k_class, (), 0, num_classes)
+        return chain_init(
+            k_start, n, ((first + jnp.arange(n)) % num_classes).astype(labels.dtype)
+        )
+
+    return any_class
 
 
 def init(

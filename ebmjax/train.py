@@ -140,17 +140,21 @@ def _step_program(plan: plans.Plan) -> Iterator[Callable]:
             settings=plan.settings,
             axes=axes,
         ),
-        in_axes=(axes, None, 0, None),
+        in_axes=(axes, None, 0, None, None),
         out_axes=(axes, None),
         method=c.parallel.method,
         donate=(0,),
     )
-    key = parallel.place(jax.random.fold_in(jax.random.key(c.seed), 1))
+    constant = parallel.place(
+        (jax.random.fold_in(jax.random.key(c.seed), 1), plan.starts)
+    )
     feed = batches.open_batches(
         plan.splits.train, plan.streams, resident_mib=c.data.resident_mib
     )
     with feed:
-        yield lambda state, step: program(state, feed.resident, feed.batch(step), key)
+        yield lambda state, step: program(
+            state, feed.resident, feed.batch(step), *constant
+        )
 
 
 def _train(state, meter, session: Session) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ebmjax import augment, objectives, parallel, replay
+from ebmjax import augment, chain_starts, objectives, parallel, replay
 from ebmjax.recipe import Recipe, Settings
 
 
@@ -43,24 +43,29 @@ def init_state(
     x: jax.Array,
     recipe: Recipe,
     settings: Settings,
+    starts: jax.Array | None = None,
     *,
     num_chains: int,
 ) -> TrainState:
     """A fresh state, with `num_chains` chains if the objective needs samples.
 
     x [B, ...] is a batch of training examples as the network takes them: their shape
-    is the chains', and "act" norms are initialised from them.
+    is the chains', and "act" norms are initialised from them. `starts` as in
+    `train_step`.
     """
     k_params, k_chains = jax.random.split(key)
     params, model_state = recipe.network.init(k_params, x)
     chains = None
     if settings.objective.sampled:
+        chain_init = _chain_init(recipe, starts)
+        if chain_init and settings.num_blocks == 1:
+            chain_init = replay.of_every_class(chain_init, settings.num_classes)
         chains = replay.init(
             k_chains,
             num_chains,
             x.shape[1:],
             num_blocks=settings.num_blocks,
-            chain_init=recipe.chain_init,
+            chain_init=chain_init,
         )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -78,6 +83,7 @@ def train_step(
     data: Any,
     batch: dict,
     key: jax.Array,
+    starts: jax.Array | None = None,
     *,
     recipe: Recipe,
     settings: Settings,
@@ -88,8 +94,10 @@ def train_step(
 
     `batch` holds stored examples, "image" and "label", or "index" into the resident
     `data`; and perhaps "labelled", the same again. `key` is the run's: the step's own
-    is folded from it, so a resumed run continues the same random stream. `axes` says
-    how `parallel.spmd` lays out the state.
+    is folded from it, so a resumed run continues the same random stream. `starts`
+    [G, M, ...] is a pool of chain starts, see `chain_starts`, for a recipe without its
+    own; it is an argument because a constant of this size has no place in a program.
+    `axes` says how `parallel.spmd` lays out the state.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.recoveries), state.step)
     k_input, k_chains, k_train = jax.random.split(key, 3)
@@ -104,12 +112,13 @@ def train_step(
         augment_fn=recipe.augment,
         scaling=settings.scaling,
         device=device,
+        plain=settings.plain_main_batch,
     )
     params = parallel.gather(state.params, axes.params, axis_name)
     steps = settings.accumulation_steps
     parts = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), batch)
     samples, chains, chain_metrics = _draw_samples(
-        state.replace(params=params), parts, k_chains, k_train, recipe, settings
+        state.replace(params=params), parts, k_chains, k_train, starts, recipe, settings
     )
     local_gradient = functools.partial(
         _gradient,
@@ -154,11 +163,12 @@ def augment_batch(
     augment_fn: augment.Augment,
     scaling: Any = None,
     device: jax.Array | int = 0,
+    plain: bool = False,
 ) -> dict:
     """Stored examples -> what the network takes, augmented; "labelled" likewise.
 
     Every place in the batch of all devices has a key of its own, so the number of
-    devices changes nothing.
+    devices changes nothing. With `plain`, only nested batches are augmented.
     """
     streams = {name: part for name, part in batch.items() if isinstance(part, dict)}
     if "index" in batch:
@@ -167,7 +177,8 @@ def augment_batch(
     place = device * count + jnp.arange(count)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
     x = augment.to_float(batch["image"], scaling)
-    result = {"image": jax.vmap(augment_fn)(keys, x), "label": batch["label"]}
+    x = x if plain else jax.vmap(augment_fn)(keys, x)
+    result = {"image": x, "label": batch["label"]}
     for i, (name, part) in enumerate(sorted(streams.items()), start=1):
         result[name] = augment_batch(
             jax.random.fold_in(key, i),
@@ -180,7 +191,14 @@ def augment_batch(
     return result
 
 
-def _draw_samples(state, parts, k_chains, k_train, recipe, settings):
+def _chain_init(recipe, starts):
+    """The recipe's own, or starts from a pool; None: uniform ones."""
+    if recipe.chain_init is not None or starts is None:
+        return recipe.chain_init
+    return chain_starts.from_pool(starts)
+
+
+def _draw_samples(state, parts, k_chains, k_train, starts, recipe, settings):
     """The samples that the objective needs, for one part of the batch after another:
     the chains take the memory of one part.  -> [steps, ...], buffer, metrics."""
     if not settings.objective.sampled:
@@ -205,7 +223,7 @@ def _draw_samples(state, parts, k_chains, k_train, recipe, settings):
             sampler=recipe.sampler,
             chains=settings.chains,
             num_classes=settings.num_classes,
-            chain_init=recipe.chain_init,
+            chain_init=_chain_init(recipe, starts),
         )
         return buffer, (samples, metrics)
 

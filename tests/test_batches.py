@@ -64,6 +64,25 @@ def test_streams_of_a_seed_and_step_stay_what_they_were():
     assert set(batches.streams(splits, seed=3, batch_size=6)) == {batches.MAIN}
 
 
+def test_the_main_stream_may_have_a_batch_size_of_its_own():
+    splits = make_splits(np.zeros((20, 1, 1, 1), np.uint8))
+    one = batches.streams(splits, seed=3, batch_size=6, separate=True)
+    two = batches.streams(
+        splits, seed=3, batch_size=6, main_batch_size=4, separate=True
+    )
+    everything = np.arange(20, dtype=np.int32)
+    for step in (0, 1, 7):
+        np.testing.assert_array_equal(
+            two[batches.MAIN].indices(step),
+            batches.Stream(everything, 4, 3).indices(step),
+        )
+        np.testing.assert_array_equal(
+            two["labelled"].indices(step), one["labelled"].indices(step)
+        )
+    with pytest.raises(ValueError, match="batch_size=21 cannot be drawn"):
+        batches.streams(splits, seed=3, batch_size=6, main_batch_size=21)
+
+
 def test_a_labelled_stream_has_the_labels_of_the_split_seed_only():
     splits = make_splits(np.zeros((40, 1, 1, 1), np.uint8))
     options = dict(batch_size=8, labels_per_class=3)

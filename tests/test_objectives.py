@@ -60,6 +60,8 @@ def by_the_book(weights, batch=BATCH, labelled=BATCH, drawn=DRAWN):
                 joint(labelled["image"], label) - joint(drawn["joint_samples"], label)
             ).mean()
             + weight["energy_variance"] * jnp.var(each(image))
+            + weight["mean_energy_l2"]
+            * (each(image).mean() ** 2 + each(drawn["samples"]).mean() ** 2)
             + weight["approximate_mass"]
             * jnp.sqrt(jnp.sum(slope(image) ** 2, axis=(1, 2, 3))).mean()
         )
@@ -79,6 +81,7 @@ def agree(ours, theirs):
         dict(cross_entropy=1.0, p_x=0.7),  # JEM
         dict(p_x=1.0),  # the unconditional EBM
         dict(p_x_y=1.0),
+        dict(cross_entropy=1.0, p_x=1.0, mean_energy_l2=0.5),  # M-JEM
         dict(cross_entropy=1.0, energy_variance=0.3, approximate_mass=0.2),  # NG-EBM
         dict(approximate_mass=1.0),
         dict(
@@ -187,6 +190,26 @@ def test_class_conditional_chains_climb_their_own_logit():
         for b in (buffer, after)
     ]
     assert np.all(logit[1] > logit[0])
+
+
+def test_fresh_chains_without_classes_start_from_all_of_them():
+    def by_label(key, n, labels):
+        return jnp.broadcast_to(labels[:, None, None, None] / 4, (n, *tiny.SHAPE))
+
+    drawn, _, _ = objectives.draw_samples(
+        KEY,
+        lambda x: jnp.zeros((len(x), tiny.NUM_CLASSES)) * x.sum(),
+        replay.init(KEY, 24, tiny.SHAPE),
+        BATCH,
+        needs=weighted(p_x=1.0, p_x_y=1.0).needs,
+        sampler=functools.partial(sgld.sgld, step_size=1.0, noise_std=0.0),
+        chains=objectives.ChainSettings(num_steps=1, reinit_prob=1.0),
+        num_classes=tiny.NUM_CLASSES,
+        chain_init=by_label,
+    )
+    start = {k: np.asarray(4 * x[:, 0, 0, 0], int) for k, x in drawn.items()}
+    np.testing.assert_array_equal(start["joint_samples"], BATCH["label"])
+    assert sorted(np.bincount(start["samples"])) == [2, 3, 3]  # of three classes
 
 
 def test_p_x_y_chains_stay_in_the_blocks_of_the_batch_labels():

@@ -57,9 +57,11 @@ def test_every_term_with_a_weight_in_the_config_is_there():
 
 
 def test_a_statistic_of_the_whole_batch_does_not_accumulate():
-    c = tiny_config(objective__energy_variance=1.0, optimizer__accumulation_steps=2)
-    with pytest.raises(ValueError, match="accumulation_steps cannot .*energy_variance"):
-        recipe.settings(c, 10)
+    for name in ("energy_variance", "mean_energy_l2"):
+        c = tiny_config(optimizer__accumulation_steps=2)
+        c.objective[name] = 1.0
+        with pytest.raises(ValueError, match=f"accumulation_steps cannot .*{name}"):
+            recipe.settings(c, 10)
 
 
 def test_arrays_are_trained_on_and_come_back_with_the_run(tmp_path):

@@ -17,6 +17,39 @@ def chain(key, x, num_steps, energy_fn=quadratic, **settings):
     return state.position, info
 
 
+def test_inner_steps_through_a_linear_layer_are_one_longer_step():
+    """JEM++'s inner loop holds the gradient at the first layer's output. Where that
+    layer is linear, N clipped steps at rate a are one at rate N a."""
+    k_x, k_w, k_v = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.uniform(k_x, (6, 12), minval=-1.0, maxval=1.0)
+    w = 0.5 * jax.random.normal(k_w, (12, 20))
+    v = jax.random.normal(k_v, (20,))
+    num_inner, rate = 5, 0.2
+
+    def energy_of_hidden(h):
+        return jnp.tanh(h + 0.1) @ v
+
+    adjoint = jax.grad(lambda h: energy_of_hidden(h).sum())(x @ w)
+    inner = x
+    for _ in range(num_inner):
+        _, layer = jax.vjp(lambda x: x @ w, inner)
+        slope = jnp.clip(layer(adjoint)[0], -1.0, 1.0)
+        inner = jnp.clip(inner - rate * slope, -1.0, 1.0)
+    sampler = sgld.sgld(
+        lambda x: energy_of_hidden(x @ w),
+        step_size=num_inner * rate,
+        noise_std=0.0,
+        clip_grad=1.0,
+        clip_x=1.0,
+    )
+    one, _ = sampler.step(jax.random.key(1), sampler.init(x))
+    np.testing.assert_allclose(one.position, inner, atol=1e-5)
+    moved = np.abs(one.position - x)
+    assert np.mean(np.abs(one.position) == 1.0) > 0.1  # clipped x
+    assert np.mean(np.isclose(moved, 1.0)) > 0.1  # clipped gradients
+    assert np.mean(moved < 0.9) > 0.1
+
+
 def test_without_noise_it_is_gradient_descent():
     x = jnp.array([[1.0, -2.0]])
     found, info = chain(jax.random.key(0), x, 3, step_size=0.5, noise_std=0.0)

@@ -8,7 +8,7 @@ import optax
 import pytest
 import tiny
 
-from ebmjax import augment, objectives, optim, parallel, train_step
+from ebmjax import augment, models, objectives, optim, parallel, sgld, train_step
 
 KEY = jax.random.key(7)
 AUGMENTED = augment.standard(pad=1, flip=True, noise_std=0.1)
@@ -95,8 +95,6 @@ def test_four_devices_take_the_jem_steps_of_four_simulated_ones(method):
 
 def test_four_devices_share_their_batch_statistics():
     network = tiny.batch_norm_net()
-    from ebmjax import models
-
     over_devices = models.network(
         models.WideResNet(
             10, 1, tiny.NUM_CLASSES, norm="batch", axis_name=parallel.AXIS
@@ -122,6 +120,131 @@ def test_four_devices_share_their_batch_statistics():
         parallel.place(state, train_step.AXES), None, batch, parallel.place(KEY)
     )
     chex.assert_trees_all_close(one.model_state, four.model_state, rtol=1e-4, atol=1e-6)
+
+
+def batch_norm_case(axis_name, **weights):
+    """Five chain steps through batch norm without chance: every chain of the buffer
+    moves, without noise."""
+    module = models.WideResNet(
+        10, 1, tiny.NUM_CLASSES, norm="batch", axis_name=axis_name
+    )
+    return tiny.case(
+        models.network(module, per_example=False),
+        chains=objectives.ChainSettings(num_steps=5, reinit_prob=0.0, train_mode=True),
+        **weights,
+    ).replace(
+        sampler=functools.partial(
+            sgld.sgld, step_size=1.0, noise_std=0.0, clip_grad=1.0, clip_x=1.0
+        ),
+        optimizer=optax.sgd(0.1),
+    )
+
+
+def streams_of_eight(seed):
+    return {
+        "image": tiny.images(8, seed),
+        "label": tiny.labels(8, seed),
+        "labelled": {
+            "image": tiny.images(16, seed + 1),
+            "label": tiny.labels(16, seed + 1),
+        },
+    }
+
+
+def test_chains_through_batch_norm_on_four_devices_are_those_of_one():
+    """Batch statistics are those of all chains, as are the squared mean energies."""
+    weights = dict(cross_entropy=1.0, p_x=1.0, mean_energy_l2=0.5)
+    single = batch_norm_case(None, **weights)
+    state = train_step.init_state(
+        jax.random.key(1), tiny.batch(8)["image"], *single, num_chains=8
+    )
+    start = np.asarray(state.chains.samples)
+    batch = streams_of_eight(3)
+    one, one_metrics = jax.jit(
+        functools.partial(train_step.train_step, **single._asdict())
+    )(state, None, batch, KEY)
+
+    program = parallel.spmd(
+        functools.partial(
+            train_step.train_step, **batch_norm_case(parallel.AXIS, **weights)._asdict()
+        ),
+        in_axes=(train_step.AXES, None, 0, None),
+        out_axes=(train_step.AXES, None),
+    )
+    spread = state.replace(chains=parallel.split(state.chains))
+    four, four_metrics = program(
+        parallel.place(spread, train_step.AXES),
+        None,
+        parallel.place(parallel.split(batch), 0),
+        parallel.place(KEY),
+    )
+    samples = np.asarray(four.chains.samples).reshape(start.shape)
+    assert np.abs(samples - start).max() > 0.1
+    np.testing.assert_allclose(samples, one.chains.samples, atol=1e-4)
+    chex.assert_trees_all_close(one.params, four.params, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(one.model_state, four.model_state, rtol=1e-4, atol=1e-5)
+    del one_metrics["sgld_grad_norm"], four_metrics["sgld_grad_norm"]  # at a kink
+    chex.assert_trees_all_close(one_metrics, four_metrics, rtol=1e-3, atol=1e-5)
+
+
+def test_chains_leave_the_running_moments_alone():
+    """They are those of three passes in the official order: data, samples, labelled."""
+    case = batch_norm_case(None, cross_entropy=1.0, p_x=1.0)
+    state = train_step.init_state(
+        jax.random.key(1), tiny.batch(8)["image"], *case, num_chains=8
+    )
+    batch = streams_of_eight(3)
+    after, _ = jax.jit(functools.partial(train_step.train_step, **case._asdict()))(
+        state, None, batch, KEY
+    )
+    moments = state.model_state
+    for x in (
+        tiny.batch(8, 3)["image"],
+        after.chains.samples,  # all of which are this step's samples
+        tiny.batch(16, 4)["image"],
+    ):
+        _, moments = case.recipe.network.train(state.params, moments, x, KEY)
+    chex.assert_trees_all_close(after.model_state, moments, rtol=1e-4, atol=1e-5)
+
+
+def test_the_main_batch_is_plain_and_the_labelled_one_augmented():
+    def brighter(key, x):
+        return x + 0.5
+
+    weights = dict(cross_entropy=1.0, energy_variance=1.0)
+    case = tiny.case(augment=brighter, **weights)
+    state, _ = start(case, 1)
+    step = functools.partial(train_step.train_step, state, None)
+    batch = streams_of_eight(3)
+    _, both = step(batch, KEY, **case._asdict())
+    _, plain = step(batch, KEY, **case.replace(plain_main_batch=True)._asdict())
+    assert plain["cross_entropy"] == both["cross_entropy"]
+    network = case.recipe.network
+    for metrics, shift in ((both, 0.5), (plain, 0.0)):
+        logits = network.apply(state.params, {}, tiny.batch(8, 3)["image"] + shift)
+        expected = jnp.var(jax.nn.logsumexp(logits, axis=-1))
+        np.testing.assert_allclose(metrics["energy_variance"], expected, rtol=1e-4)
+
+
+def test_fresh_chains_come_from_the_pool_which_is_no_constant_of_the_program():
+    chains = objectives.ChainSettings(num_steps=1, reinit_prob=1.0)
+    case = tiny.case(**JEM, chains=chains).replace(
+        sampler=functools.partial(sgld.sgld, step_size=1e-9, noise_std=0.0)
+    )
+    state, (batch, _) = start(case, 1)
+    state = state.replace(chains=jax.tree.map(lambda x: x[0], state.chains))
+    flat = jax.tree.map(lambda x: x[0], batch)
+    pool = np.random.default_rng(0).uniform(-1, 1, (3, 500, *tiny.SHAPE))
+    pool = pool.astype(np.float32)
+    step = jax.jit(functools.partial(train_step.train_step, **case._asdict()))
+    new, _ = step(state, None, flat, KEY, pool)
+    moved = np.any(new.chains.samples != state.chains.samples, axis=(1, 2, 3))
+    assert moved.sum() == 8
+    rows = pool.reshape(-1, 16)
+    for x in np.asarray(new.chains.samples)[moved].reshape(-1, 16):
+        assert np.abs(rows - x).max(axis=1).min() < 1e-6
+    text = step.lower(state, None, flat, KEY, pool).as_text()
+    assert len(text) < 500_000
 
 
 def test_devices_have_chains_of_their_own():

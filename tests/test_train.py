@@ -35,6 +35,19 @@ OBJECTIVES = {
     },
     "semi_supervised": {"objective.p_x": 1.0, "data.labels_per_class": 2},
     "separate_streams": {"objective.p_x": 1.0, "data.separate_streams": True},
+    "clean_generative_stream": {
+        "objective.p_x": 1.0,
+        "objective.mean_energy_l2": 0.1,
+        "data.separate_streams": True,
+        "data.generative_augment": False,
+        "data.generative_batch_size": 16,
+        "sgld.init": "class_gaussian",
+    },
+    "starts_of_each_class": {
+        "objective.p_x": 0.5,
+        "objective.p_x_y": 0.5,
+        "sgld.init": "class_gaussian",
+    },
     "many_epochs": {"data.num_valid": 1_350},  # 87 images, two steps an epoch
 }
 
@@ -375,6 +388,20 @@ def test_another_runs_directory_is_refused_and_left_as_it_is(tmp_path):
         (dict(data__pad=8), "config.data.pad is 8"),
         (dict(objective__p_x=1.0, sgld__buffer_size=402), "buffer_size is 402"),
         (dict(objective__p_x_y=1.0, sgld__buffer_size=40), "a device's block of 1"),
+        (dict(data__generative_batch_size=64), "all terms share one batch"),
+        (dict(data__generative_augment=False), "share the batch of the others"),
+        (
+            dict(data__generative_batch_size=30, data__separate_streams=True),
+            "config.data.generative_batch_size of 30 does not divide",
+        ),
+        (
+            dict(
+                objective__p_x=1.0,
+                data__separate_streams=True,
+                data__generative_batch_size=404,
+            ),
+            "a device's block of 100 chains is smaller than its batch of 101",
+        ),
         (dict(data__num_valid=0, eval__checkpoint="best"), "needs validation examples"),
     ],
 )

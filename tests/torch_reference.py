@@ -4,6 +4,8 @@ official checkpoints: an independent second opinion, for tests and benchmarks.
 Images are NCHW in [-1, 1]; `log_p` is log p(x) up to a constant, minus the energy.
 """
 
+import contextlib
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -105,13 +107,19 @@ def chain(
     noise_std=0.01,
     labels=None,
     train_mode=False,
+    clip_grad=float("inf"),
+    clip_x=float("inf"),
 ):
-    """SGLD from x with the norms in evaluation mode, as the official sampler."""
+    """SGLD from x with the norms in evaluation mode, as the official sampler.
+
+    The clips are those of JEM++.
+    """
     was_training = model.training
     model.train(train_mode)
     for _ in range(num_steps):
         noise = noise_std * torch.randn_like(x)
-        x = x + step_size * score(model, x, labels) + noise
+        slope = score(model, x, labels).clamp(-clip_grad, clip_grad)
+        x = (x + step_size * slope + noise).clamp(-clip_x, clip_x)
     model.train(was_training)
     return x.detach()
 
@@ -140,6 +148,41 @@ def ng_ebm_loss(model, x, labels, *, beta=1.0, gamma=1.0):
     variance = ((energy - energy.mean()) ** 2).mean()
     mass = slope.flatten(1).norm(dim=1).mean()
     return functional.cross_entropy(logits, labels) + beta * variance + gamma * mass
+
+
+@contextlib.contextmanager
+def frozen_moments(model):
+    """Batch norm in training mode without an update of its running moments."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def sam_gradients(model, loss_fn, rho):
+    """Leaves in p.grad the gradient at w + rho w² g / ‖|w| g‖, SADA-JEM's adaptive
+    form, w being unchanged. Running moments are those of the first evaluation.  -> the
+    loss at w."""
+    model.zero_grad()
+    loss = loss_fn()
+    loss.backward()
+    params = [p for p in model.parameters() if p.grad is not None]
+    before = [p.detach().clone() for p in params]
+    squares = [((p.abs() * p.grad) ** 2).sum() for p in params]
+    length = torch.stack(squares).sum().sqrt()
+    with torch.no_grad():
+        for p in params:
+            p += rho * p**2 * p.grad / (length + 1e-12)
+    model.zero_grad()
+    with frozen_moments(model):
+        loss_fn().backward()
+    with torch.no_grad():
+        for p, old in zip(params, before, strict=True):
+            p.copy_(old)
+    return loss.detach()
 
 
 def adam(model, learning_rate=1e-4, weight_decay=0.0):

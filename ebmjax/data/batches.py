@@ -38,6 +38,7 @@ def streams(
     *,
     seed: int,
     batch_size: int,
+    main_batch_size: int = 0,
     labels_per_class: int = 0,
     split_seed: int = 1234,
     separate: bool = False,
@@ -46,16 +47,18 @@ def streams(
 
     With `labels_per_class`, the terms with labels draw "labelled" batches from so many
     examples of each class, chosen by `split_seed`; with `separate`, from all of them.
+    Then `MAIN` may have a batch size of its own; 0 is `batch_size`.
     Raises ValueError if `batch_size` exceeds the training set or a class has fewer
     than `labels_per_class` examples.
     """
     label = splits.train.label
     everything = np.arange(len(label), dtype=np.int32)
-    if not 0 < batch_size <= len(label):
-        raise ValueError(
-            f"batch_size={batch_size} cannot be drawn from {len(label)} examples"
-        )
-    result = {MAIN: Stream(everything, batch_size, seed)}
+    for size in (batch_size, main_batch_size or batch_size):
+        if not 0 < size <= len(label):
+            raise ValueError(
+                f"batch_size={size} cannot be drawn from {len(label)} examples"
+            )
+    result = {MAIN: Stream(everything, main_batch_size or batch_size, seed)}
     if labels_per_class:
         labelled = data.labelled_indices(
             label, labels_per_class, len(splits.class_names), split_seed
