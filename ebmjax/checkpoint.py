@@ -20,11 +20,17 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ebmjax import parallel, processes, replay, rundir
+from ebmjax import guard, parallel, processes, replay, rundir
 from ebmjax.train_step import AXES, TrainState
 
-# The fields that a trained model needs: all but the optimiser's.
-MODEL = tuple(x.name for x in dataclasses.fields(TrainState) if x.name != "opt_state")
+# The fields that only some configs have: where None, they are not stored.
+OPTIONAL = ("guard",)
+# The fields that a trained model needs: all others but the optimiser's.
+MODEL = tuple(
+    x.name
+    for x in dataclasses.fields(TrainState)
+    if x.name not in ("opt_state", *OPTIONAL)
+)
 
 
 class CheckpointMismatchError(ValueError):
@@ -121,11 +127,17 @@ def save(
     """
     host = json.loads(json.dumps(host))  # a copy: it is written later, by a thread
     args = ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(host)
+        state=ocp.args.PyTreeSave(_as_stored(state)), host=ocp.args.JsonSave(host)
     )
     with _writing(checkpoints):
         if not checkpoints.save(step, args=args, metrics=metrics):
             raise ValueError(f"step {step} is not later than the newest checkpoint")
+
+
+def _as_stored(state):
+    """{field: its tree}, without those of `OPTIONAL` that are None."""
+    fields = {x.name: getattr(state, x.name) for x in dataclasses.fields(state)}
+    return {k: v for k, v in fields.items() if k not in OPTIONAL or v is not None}
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
@@ -220,12 +232,16 @@ def restore(
     `like` gives shapes and dtypes. Class-conditional chains lie in `num_blocks`
     blocks of equal size on each device; see `reshard_chains`.
     """
-    wanted = like.chains
+    wanted, tree = like.chains, checkpoints.item_metadata(step)["state"].tree
     if wanted is not None:
-        stored = checkpoints.item_metadata(step)["state"].tree["chains"]["samples"]
+        stored = tree["chains"]["samples"]
         as_stored = jax.ShapeDtypeStruct(stored.shape, stored.dtype)
         like = like.replace(chains=replay.Buffer(as_stored))
-    state, host = _read(checkpoints, step, like)
+    fresh = {}
+    if like.guard is not None and "guard" not in tree:  # switched on since
+        fresh, like = {"guard": guard.init()}, like.replace(guard=None)
+    state, host = _read(checkpoints, step, _as_stored(like))
+    state = TrainState(**state | fresh)
     if wanted is not None and stored.shape != wanted.samples.shape:
         before, now = len(state.chains.samples), len(wanted.samples)
         logging.info("resharding the chains of %d devices to %d", before, now)
@@ -251,7 +267,8 @@ def restore_model(
                 f"{name} was written by another version of ebmjax: it has no"
                 f" {', '.join(missing)}"
             )
-        return _read(checkpoints, step, {field: stored[field] for field in MODEL})
+        fields = (*MODEL, *(field for field in OPTIONAL if field in stored))
+        return _read(checkpoints, step, {field: stored[field] for field in fields})
     except (CheckpointMismatchError, MemoryError):
         raise
     except Exception as error:  # tensorstore and orbax raise many kinds
@@ -276,9 +293,14 @@ def check_matches(
 ) -> None:
     """Raises `CheckpointMismatchError`, naming the first difference, if the stored
     arrays have other names, shapes or dtypes than those of `like`. How chains are
-    spread over devices makes no difference."""
-    stored = checkpoints.item_metadata(step)["state"].tree
-    found = difference(stored, ocp.utils.serialize_tree(like, keep_empty_nodes=True))
+    spread over devices makes no difference, nor does a guard, which may be switched on
+    and off."""
+    stored = dict(checkpoints.item_metadata(step)["state"].tree)
+    stored.pop("guard", None)
+    expected = _as_stored(like.replace(guard=None))
+    found = difference(
+        stored, ocp.utils.serialize_tree(expected, keep_empty_nodes=True)
+    )
     if found:
         raise CheckpointMismatchError(
             f"checkpoint does not match the config: {found} (checkpoint {step} in"

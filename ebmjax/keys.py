@@ -202,6 +202,11 @@ KEYS = {
     "recovery.lr_factor": Key(
         0.5, "multiplies the learning rate at each recovery", above=0, max=1
     ),
+    "recovery.skip_sigma": Key(
+        0.0,
+        "skip steps with a loss or gradient so many deviations above the mean; 0: none",
+        min=0,
+    ),
     "every.log": Key(100, "steps between lines of the log", min=1),
     "every.checkpoint": Key(703, "steps between validations, each saved", min=1),
     "every.samples": Key(703, "steps between pictures of the chains", min=1),

@@ -54,6 +54,7 @@ class Settings(NamedTuple):
     clip_norm: float = 0.0  # bound on the gradient's global norm; 0 is none
     ema_decay: float = 0.0
     recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
+    skip_sigma: float = 0.0  # see `guard`; 0 skips no step
     accumulation_steps: int = 1  # of a device's batch, to save memory
 
     @property
@@ -178,5 +179,6 @@ def settings(
         clip_norm=c.optimizer.clip_norm,
         ema_decay=c.optimizer.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,
+        skip_sigma=c.recovery.skip_sigma,
         accumulation_steps=c.optimizer.accumulation_steps,
     )

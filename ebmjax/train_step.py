@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ebmjax import augment, objectives, parallel, replay
+from ebmjax import augment, guard, objectives, parallel, replay
 from ebmjax.recipe import Recipe, Settings
 
 
@@ -23,7 +23,8 @@ class TrainState:
     model_state: Any  # Flax collections beside the parameters, {} without any
     opt_state: Any
     ema: Any  # averaged parameters, or None
-    chains: Any  # replay.Buffer, or None: this device's own, unlike all the rest
+    chains: Any  # replay.Buffer, or None: this device's own
+    guard: Any = None  # guard.Guard, or None if no step is skipped
 
 
 # Which leaves differ from device to device (0: a leading axis [D]).
@@ -70,6 +71,7 @@ def init_state(
         opt_state=recipe.optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if settings.ema_decay else None,
         chains=chains,
+        guard=guard.init() if settings.skip_sigma else None,
     )
 
 
@@ -135,7 +137,7 @@ def train_step(
     ema = state.ema
     if ema is not None:
         ema = optax.incremental_update(params, ema, 1 - settings.ema_decay)
-    return TrainState(
+    new = TrainState(
         step=state.step + 1,
         recoveries=state.recoveries,
         params=params,
@@ -143,7 +145,28 @@ def train_step(
         opt_state=opt_state,
         ema=ema,
         chains=chains,
-    ), metrics
+    )
+    if settings.skip_sigma:
+        new = _skip_if_bad(state, new, metrics, settings.skip_sigma)
+    return new, metrics
+
+
+def _skip_if_bad(old, new, metrics, sigma):
+    """`new`, or after a bad step `old`, chains included: they may be what is bad.
+
+    Loss and norm are those of all devices, which therefore come to one decision. Adds
+    the metric "skips_in_a_row".
+    """
+    values = jnp.stack([metrics["loss"], metrics["grad_norm"]]).astype(jnp.float32)
+    bad = guard.is_bad(old.guard, values, sigma)
+    kept = jax.tree.map(
+        functools.partial(jnp.where, bad),
+        old.replace(guard=None),
+        new,
+    )
+    after = guard.update(old.guard, values, bad)
+    metrics["skips_in_a_row"] = after.skips_in_a_row.astype(jnp.float32)
+    return kept.replace(step=new.step, guard=after)
 
 
 def augment_batch(

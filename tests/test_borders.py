@@ -105,7 +105,7 @@ LAYERS = """
     config_file presets
     kernels
     energy sgld replay losses
-    metrics augment optim
+    metrics augment optim guard
     models
     processes
     parallel signals objectives
