@@ -129,7 +129,7 @@ def test_devices_have_chains_of_their_own():
     chains = objectives.ChainSettings(num_steps=1, reinit_prob=0.0)
     case = tiny.case(**JEM, chains=chains)
     state, batches = start(case, jax.device_count())
-    samples = np.asarray(state.chains.samples)
+    samples = np.array(state.chains.samples)
     samples[:] = samples[:1]
     state = state.replace(chains=state.chains._replace(samples=samples))
     program = parallel.spmd(
