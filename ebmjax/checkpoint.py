@@ -20,11 +20,18 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ebmjax import parallel, processes, replay, rundir
+from ebmjax import guard, logit_queue, parallel, processes, replay, rundir
+from ebmjax.replay import reshard_chains
 from ebmjax.train_step import AXES, TrainState
 
-# The fields that a trained model needs: all but the optimiser's.
-MODEL = tuple(x.name for x in dataclasses.fields(TrainState) if x.name != "opt_state")
+# The fields that only some configs have: where None, they are not stored.
+OPTIONAL = ("queue", "guard")
+# The fields that a trained model needs: all others but the optimiser's.
+MODEL = tuple(
+    x.name
+    for x in dataclasses.fields(TrainState)
+    if x.name not in ("opt_state", *OPTIONAL)
+)
 
 
 class CheckpointMismatchError(ValueError):
@@ -121,11 +128,17 @@ def save(
     """
     host = json.loads(json.dumps(host))  # a copy: it is written later, by a thread
     args = ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(host)
+        state=ocp.args.PyTreeSave(_as_stored(state)), host=ocp.args.JsonSave(host)
     )
     with _writing(checkpoints):
         if not checkpoints.save(step, args=args, metrics=metrics):
             raise ValueError(f"step {step} is not later than the newest checkpoint")
+
+
+def _as_stored(state):
+    """{field: its tree}, without those of `OPTIONAL` that are None."""
+    fields = {x.name: getattr(state, x.name) for x in dataclasses.fields(state)}
+    return {k: v for k, v in fields.items() if k not in OPTIONAL or v is not None}
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
@@ -223,18 +236,44 @@ def restore(
     `like` gives shapes and dtypes. Class-conditional chains lie in `num_blocks`
     blocks of equal size on each device; see `reshard_chains`.
     """
-    wanted = like.chains
-    if wanted is not None:
-        stored = checkpoints.item_metadata(step)["state"].tree["chains"]["samples"]
-        as_stored = jax.ShapeDtypeStruct(stored.shape, stored.dtype)
-        like = like.replace(chains=replay.Buffer(as_stored))
-    state, host = _read(checkpoints, step, like)
-    if wanted is not None and stored.shape != wanted.samples.shape:
-        before, now = len(state.chains.samples), len(wanted.samples)
+    wanted, tree = like, checkpoints.item_metadata(step)["state"].tree
+    like = like.replace(**_as_they_lie(like, tree))
+    fresh = {}
+    if like.guard is not None and "guard" not in tree:  # switched on since
+        fresh, like = {"guard": guard.init()}, like.replace(guard=None)
+    state, host = _read(checkpoints, step, _as_stored(like))
+    state = _resharded(TrainState(**state | fresh), wanted, num_blocks)
+    return parallel.place(state, axes), host
+
+
+def _as_they_lie(like, tree):
+    """The fields that differ between devices, with the shapes that are stored."""
+
+    fields = {}
+    if like.chains is not None:
+        fields["chains"] = replay.Buffer(_shape(tree["chains"]["samples"]))
+    if like.queue is not None:
+        fields["queue"] = _shape(tree["queue"])
+    return fields
+
+
+def _shape(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _resharded(state, like, num_blocks):
+    """The state with chains and queue on as many devices as those of `like`."""
+    if like.chains is not None and len(like.chains.samples) != len(
+        state.chains.samples
+    ):
+        before, now = len(state.chains.samples), len(like.chains.samples)
         logging.info("resharding the chains of %d devices to %d", before, now)
         samples = reshard_chains(state.chains.samples, now, num_blocks)
         state = state.replace(chains=replay.Buffer(samples))
-    return parallel.place(state, axes), host
+    if like.queue is not None and len(state.queue) != len(like.queue):
+        joined = logit_queue.join(state.queue)
+        state = state.replace(queue=logit_queue.split(joined, len(like.queue)))
+    return state
 
 
 def restore_model(
@@ -254,7 +293,8 @@ def restore_model(
                 f"{name} was written by another version of ebmjax: it has no"
                 f" {', '.join(missing)}"
             )
-        return _read(checkpoints, step, {field: stored[field] for field in MODEL})
+        fields = (*MODEL, "guard") if "guard" in stored else MODEL
+        return _read(checkpoints, step, {field: stored[field] for field in fields})
     except (CheckpointMismatchError, MemoryError):
         raise
     except Exception as error:  # tensorstore and orbax raise many kinds
@@ -284,9 +324,14 @@ def check_matches(
 ) -> None:
     """Raises `CheckpointMismatchError`, naming the first difference, if the stored
     arrays have other names, shapes or dtypes than those of `like`. How chains are
-    spread over devices makes no difference."""
-    stored = checkpoints.item_metadata(step)["state"].tree
-    found = difference(stored, ocp.utils.serialize_tree(like, keep_empty_nodes=True))
+    spread over devices makes no difference, nor does a guard, which may be switched on
+    and off."""
+    stored = dict(checkpoints.item_metadata(step)["state"].tree)
+    stored.pop("guard", None)
+    expected = _as_stored(like.replace(guard=None))
+    found = difference(
+        stored, ocp.utils.serialize_tree(expected, keep_empty_nodes=True)
+    )
     if found:
         raise CheckpointMismatchError(
             f"checkpoint does not match the config: {found} (checkpoint {step} in"
@@ -310,30 +355,11 @@ def difference(stored: Any, expected: Any) -> str | None:
 
 
 def _arrays(tree):
-    """{path: (shape, dtype)}; of chains [D, N/D, ...] the shape [N, ...]."""
+    """{path: (shape, dtype)}; of chains and queue [D, N/D, ...] the shape [N, ...]."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     arrays = {name(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
-    if "chains/samples" in arrays:
-        (devices, each, *shape), dtype = arrays["chains/samples"]
-        arrays["chains/samples"] = (devices * each, *shape), dtype
+    for path in arrays.keys() & {"chains/samples", "queue"}:
+        (devices, each, *shape), dtype = arrays[path]
+        arrays[path] = (devices * each, *shape), dtype
     return arrays
-
-
-def reshard_chains(
-    samples: np.ndarray, num_devices: int, num_blocks: int
-) -> np.ndarray:
-    """Spreads chains over another number of devices: [D, N/D, ...] -> [D', N/D', ...].
-
-    Every chain stays in the block of its class. Raises ValueError if the chains of a
-    block do not divide over the devices.
-    """
-    before, each, *shape = samples.shape
-    if each % num_blocks or before * each % (num_blocks * num_devices):
-        raise ValueError(
-            f"{before * each} chains of {before} devices in {num_blocks} blocks do not"
-            f" divide over {num_devices} devices"
-        )
-    blocks = samples.reshape(before, num_blocks, -1, *shape).swapaxes(0, 1)
-    resharded = blocks.reshape(num_blocks, num_devices, -1, *shape).swapaxes(0, 1)
-    return resharded.reshape(num_devices, -1, *shape)

@@ -127,6 +127,12 @@ KEYS = {
     "data.generative_batch_size": Key(
         0, "batch_size of terms without labels; 0 is config.batch_size", min=0
     ),
+    "data.outliers": Key(
+        "", "outliers: a data set as for data.name; NAME@train is its training split"
+    ),
+    "data.outliers_batch_size": Key(
+        64, "outliers a step, over all devices of all hosts", min=1
+    ),
     "data.pad": Key(4, "pixels of reflection padding before a random crop", min=0),
     "data.flip": Key(True, "mirror half of the training images"),
     "data.noise_std": Key(0.03, "Gaussian noise on images in [-1, 1]", min=0),
@@ -158,6 +164,23 @@ KEYS = {
         0.0, "weight of (mean E(data))^2 + (mean E(samples))^2 (M-JEM)"
     ),
     "objective.input_gradient": Key(0.0, "weight of mean |dE/dx|^2 (VERA)"),
+    "objective.contrast": Key(0.0, "weight of -log p(x, y), by contrast with a queue"),
+    "objective.outliers": Key(0.0, "weight of squared energies beyond their margins"),
+    "objective.adversarial": Key(0.0, "weight of -log p(y | x) of attacked images"),
+    "hdge.temperature": Key(0.1, "contrast: divides the scores", above=0),
+    "hdge.queue_size": Key(65_536, "contrast: logits kept, over all devices", min=1),
+    "outliers.margin_in": Key(-25.0, "outliers: energies of data should be below"),
+    "outliers.margin_out": Key(-7.0, "outliers: their energies should be above"),
+    "adversarial.norm": Key(
+        "linf", "adversarial: the norm of the attack", choices=("linf", "l2")
+    ),
+    "adversarial.eps": Key(
+        8 / 255, "adversarial: radius, of images in [0, 1]", above=0
+    ),
+    "adversarial.step_size": Key(
+        2 / 255, "adversarial: length of a step, of images in [0, 1]", above=0
+    ),
+    "adversarial.num_steps": Key(7, "adversarial: steps of PGD", min=1),
     "sgld.step_size": Key(1.0, "multiplies the gradient of the energy", above=0),
     "sgld.noise_std": Key(
         0.01, "noise of a step; the temperature is noise_std^2 / (2 step_size)", min=0
@@ -216,6 +239,11 @@ KEYS = {
     "recovery.max_recoveries": Key(3, "returns to a checkpoint, at most", min=0),
     "recovery.lr_factor": Key(
         0.5, "multiplies the learning rate at each recovery", above=0, max=1
+    ),
+    "recovery.skip_sigma": Key(
+        0.0,
+        "skip steps with a loss or gradient so many deviations above the mean; 0: none",
+        min=0,
     ),
     "every.log": Key(100, "steps between lines of the log", min=1),
     "every.checkpoint": Key(703, "steps between validations, each saved", min=1),

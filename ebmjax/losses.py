@@ -67,6 +67,55 @@ def energy_variance(energies: jax.Array, axis_name: str | None = None) -> jax.Ar
     return jnp.mean((energies - _mean(energies, axis_name)) ** 2)
 
 
+def hdge_contrast(
+    logits: jax.Array,
+    labels: jax.Array,
+    queue: jax.Array,
+    *,
+    temperature: float = 0.1,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """-log p(x, y) against a queue of logits.  [B, K], [B], [N, K] -> [B].
+
+        -s(p, y) / T + log[exp(s(p, y) / T) + sum_n exp(s(q_n, y) / T)]
+        s(v, y) = log(K - 1 + exp v_y)
+
+    HDGE (Liu & Abbeel, 2020). p and q_n are logits divided by their L2 norms; s is the
+    paper's logsumexp of one_hot(y) * v. With `axis_name`, N counts the queues of all
+    devices.
+    """
+    chex.assert_rank([logits, labels, queue], [2, 1, 2])
+    num_classes = logits.shape[-1]
+
+    def scores(v):  # s(v, y) / T for every y.  [M, K] -> [M, K]
+        unit = v / jnp.maximum(energy.norm(v), 1e-12)[:, None]
+        return jnp.log(num_classes - 1 + jnp.exp(unit)) / temperature
+
+    own = -energy.joint_from_logits(scores(logits), labels)
+    # The queue's sum depends on the label alone: K numbers, not B N.
+    others = jax.nn.logsumexp(scores(queue), axis=0)
+    if axis_name is not None:
+        others = jax.nn.logsumexp(lax.all_gather(others, axis_name), axis=0)
+    return jnp.logaddexp(own, others[labels]) - own
+
+
+def energy_margins(
+    energy_data: jax.Array,
+    energy_outliers: jax.Array,
+    *,
+    margin_in: float,
+    margin_out: float,
+) -> jax.Array:
+    """Outlier exposure by energies (Liu et al., 2020, equation 8).  [B], [M] -> [].
+
+    mean max(0, E(data) - margin_in)² + mean max(0, margin_out - E(outliers))²
+    """
+    chex.assert_rank([energy_data, energy_outliers], 1)
+    above = jax.nn.relu(energy_data - margin_in)
+    below = jax.nn.relu(margin_out - energy_outliers)
+    return jnp.mean(above**2) + jnp.mean(below**2)
+
+
 def gradient_norm(
     energy_fn: energy.EnergyFn, x: jax.Array, *, has_aux: bool = False
 ) -> jax.Array | tuple[jax.Array, Any]:

@@ -4,8 +4,9 @@
 
 A `Term` names what it needs. The forward pass is planned from the needs of the terms
 that have a weight: a term of weight zero costs nothing, and one pass of the data serves
-all others. `draw_samples` runs the chains first; `loss`, which is what one
-differentiates, takes the samples as given.
+all others. What is `MADE` from the batch, samples by `draw_samples` and adversarial
+examples by `Recipe.attack`, comes first; `loss`, which is what one differentiates,
+takes it as given.
 """
 
 import difflib
@@ -18,85 +19,9 @@ import numpy as np
 
 from ebmjax import energy, losses, replay, sgld
 from ebmjax.models import Network
+from ebmjax.terms import MADE, NEEDS, TERMS, Pass, Term, TermSettings
 
-NEEDS = ("data", "labels", "samples", "joint_samples", "input_grad")
-
-
-class Pass(NamedTuple):
-    """The outputs of one forward pass on this device's batch.
-
-    What no term needs is None. B examples of data, L with labels (the same examples,
-    unless the batch has a labelled stream of its own), M chains.
-    """
-
-    logits: jax.Array | None = None  # [B, K], "data"
-    labelled_logits: jax.Array | None = None  # [L, K], "labels"
-    labels: jax.Array | None = None  # [L] int, "labels"
-    sample_logits: jax.Array | None = None  # [M, K], chains on E(x), "samples"
-    # [L, K], chains on E(x, y) at the labels, "joint_samples"
-    joint_sample_logits: jax.Array | None = None
-    input_grad_norm: jax.Array | None = None  # [B], ‖dE/dx‖₂, "input_grad"
-    axis_name: str | None = None  # of the devices, for statistics of the whole batch
-
-    @property
-    def energies(self) -> jax.Array:
-        """E(x) of the data, [B]."""
-        return energy.from_logits(self.logits)
-
-    @property
-    def sample_energies(self) -> jax.Array:
-        """E(x) of the samples, [M]."""
-        return energy.from_logits(self.sample_logits)
-
-    @property
-    def joint_energies(self) -> jax.Array:
-        """E(x, y) of the labelled data, [L]."""
-        return energy.joint_from_logits(self.labelled_logits, self.labels)
-
-    @property
-    def joint_sample_energies(self) -> jax.Array:
-        """E(x, y) of the joint samples, [L]."""
-        return energy.joint_from_logits(self.joint_sample_logits, self.labels)
-
-
-class Term(NamedTuple):
-    """One summand of the objective."""
-
-    value: Callable[[Pass], jax.Array]  # -> [], this device's mean
-    needs: tuple[str, ...]  # of `NEEDS`
-    whole_batch: bool = False  # a statistic of the batch: refuses accumulation
-
-
-# The terms of the package; their formulas and sources are in `losses`.
-TERMS: dict[str, Term] = {
-    "cross_entropy": Term(
-        lambda p: losses.cross_entropy(p.labelled_logits, p.labels).mean(), ("labels",)
-    ),
-    "p_x": Term(
-        lambda p: losses.contrast(p.energies, p.sample_energies), ("data", "samples")
-    ),
-    "p_x_y": Term(
-        lambda p: losses.contrast(p.joint_energies, p.joint_sample_energies),
-        ("labels", "joint_samples"),
-    ),
-    "energy_variance": Term(
-        lambda p: losses.energy_variance(p.energies, p.axis_name),
-        ("data",),
-        whole_batch=True,
-    ),
-    "approximate_mass": Term(lambda p: p.input_grad_norm.mean(), ("input_grad",)),
-    "energy_l2": Term(
-        lambda p: losses.energy_l2(p.energies, p.sample_energies), ("data", "samples")
-    ),
-    "mean_energy_l2": Term(
-        lambda p: losses.energy_l2(
-            p.energies, p.sample_energies, form="square_mean", axis_name=p.axis_name
-        ),
-        ("data", "samples"),
-        whole_batch=True,
-    ),
-    "input_gradient": Term(lambda p: jnp.mean(p.input_grad_norm**2), ("input_grad",)),
-}
+DATA_KEY = 5  # folded into the key of data in a pass of their own; others count from 0
 
 
 class Objective(NamedTuple):
@@ -104,6 +29,7 @@ class Objective(NamedTuple):
 
     terms: dict[str, Term]
     weights: dict[str, float]
+    settings: TermSettings = TermSettings()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -114,9 +40,16 @@ class Objective(NamedTuple):
         """Does a term need chains?"""
         return bool(self.needs & {"samples", "joint_samples"})
 
+    @property
+    def makes_examples(self) -> bool:
+        """Does a term need what is made from the batch before the gradient?"""
+        return bool(self.needs & MADE)
+
 
 def objective(
-    weights: Mapping[str, float], terms: Mapping[str, Term] = TERMS
+    weights: Mapping[str, float],
+    terms: Mapping[str, Term] = TERMS,
+    settings: TermSettings | None = None,
 ) -> Objective:
     """The objective with these weights, those of zero left out.
 
@@ -140,7 +73,8 @@ def objective(
                     f"term {name!r} needs {need!r}, which is not one of"
                     f" {', '.join(NEEDS)}"
                 )
-    return Objective(chosen, {name: float(weights[name]) for name in chosen})
+    weights = {name: float(weights[name]) for name in chosen}
+    return Objective(chosen, weights, settings or TermSettings())
 
 
 class ChainSettings(NamedTuple):
@@ -156,6 +90,7 @@ class ChainSettings(NamedTuple):
 class Aux(NamedTuple):
     model_state: Any  # after the forward pass
     metrics: dict[str, jax.Array]
+    enqueued: jax.Array | None = None  # [L, K], this device's next entries of the queue
 
 
 def draw_samples(
@@ -217,27 +152,33 @@ def loss(
     params: Any,
     model_state: Any,
     batch: dict,
-    samples: dict[str, jax.Array],
+    made: dict[str, jax.Array],
     key: jax.Array,
     *,
     network: Network,
     objective: Objective,
+    queue: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, Aux]:
     """The weighted sum on this device's batch.
 
     `batch` has "image" [B, ...] and "label" [B]. If it also has "labelled", a batch of
     the same form, the terms that need labels use that one: semi-supervised training,
-    and the official code's separate streams. `samples` are those of `draw_samples`.
+    and the official code's separate streams. "outliers" is a batch for the terms that
+    need them. `made` has what is made from the batch beforehand, see `MADE`; `queue`
+    [N, K] the logits of earlier batches.
     """
     outputs, model_state = _forward(
-        params, model_state, batch, samples, key, network, objective.needs
+        params, model_state, batch, made, key, network, objective.needs
     )
-    outputs = outputs._replace(axis_name=axis_name)
+    outputs = outputs._replace(
+        queue=queue, axis_name=axis_name, settings=objective.settings
+    )
     values = {name: term.value(outputs) for name, term in objective.terms.items()}
     total = sum(objective.weights[name] * value for name, value in values.items())
     metrics = {"loss": total, **values, **_metrics(outputs, objective.needs)}
-    return total, Aux(model_state, metrics)
+    enqueued = None if queue is None else outputs.labelled_logits
+    return total, Aux(model_state, metrics, enqueued)
 
 
 def _metrics(p: Pass, needs):
@@ -246,6 +187,11 @@ def _metrics(p: Pass, needs):
     if "labels" in needs and p.labelled_logits.shape[-1] > 1:
         correct = p.labelled_logits.argmax(axis=-1) == p.labels
         metrics["accuracy"] = correct.mean()
+    if "adversarial" in needs:
+        correct = p.adversarial_logits.argmax(axis=-1) == p.labels
+        metrics["adversarial_accuracy"] = correct.mean()
+    if "outliers" in needs:
+        metrics["energy_outliers"] = p.outlier_energies.mean()
     pairs = {}
     if "samples" in needs and p.logits is not None:
         pairs["energy"] = p.energies, p.sample_energies
@@ -260,22 +206,26 @@ def _metrics(p: Pass, needs):
     return metrics
 
 
-def _forward(params, model_state, batch, samples, key, network, needs):
+def _forward(params, model_state, batch, made, key, network, needs):
     """The pass that serves all terms.  -> Pass, model state."""
     labelled = batch.get("labelled", batch)
     images = {}  # in the official order, which matters to batch statistics
     if needs & {"data", "input_grad"} or ("labels" in needs and labelled is batch):
         images["data"] = batch["image"]
     if "samples" in needs:
-        images["samples"] = samples["samples"]
+        images["samples"] = made["samples"]
     if "labels" in needs and labelled is not batch:
         images["labelled"] = labelled["image"]
     if "joint_samples" in needs:
-        images["joint_samples"] = samples["joint_samples"]
+        images["joint_samples"] = made["joint_samples"]
+    if "adversarial" in needs:
+        images["adversarial"] = made["adversarial"]
+    if "outliers" in needs:
+        images["outliers"] = batch["outliers"]["image"]
 
     logits, norms = {}, None
     if "input_grad" in needs:
-        x, k_data = images.pop("data"), jax.random.fold_in(key, len(NEEDS))
+        x, k_data = images.pop("data"), jax.random.fold_in(key, DATA_KEY)
 
         def energy_fn(x):
             logits, new = network.train(params, model_state, x, k_data)
@@ -292,6 +242,8 @@ def _forward(params, model_state, batch, samples, key, network, needs):
         labels=labelled["label"],
         sample_logits=logits.get("samples"),
         joint_sample_logits=logits.get("joint_samples"),
+        adversarial_logits=logits.get("adversarial"),
+        outlier_logits=logits.get("outliers"),
         input_grad_norm=norms,
     ), model_state
 

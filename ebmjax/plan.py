@@ -13,6 +13,7 @@ from ebmjax import (
     chain_starts,
     config,
     data,
+    logit_queue,
     models,
     parallel,
     processes,
@@ -56,6 +57,7 @@ def make_plan(
     num_classes = len(splits.class_names)
     complete = recipes.complete(recipe, c, num_classes)
     settings = recipes.settings(c, num_classes, complete.terms, splits.scaling)
+    splits = _with_outliers(c, splits, settings.objective.needs)
     check_sizes(c, splits, settings)
     first = augment.to_float(splits.train.image[: c.batch_size], splits.scaling)
     complete = _with_known_dependence(complete, first, settings)
@@ -78,6 +80,8 @@ def make_plan(
             labels_per_class=c.data.labels_per_class,
             split_seed=c.data.split_seed,
             separate=c.data.separate_streams,
+            outliers=splits.outliers,
+            outliers_batch_size=c.data.outliers_batch_size,
         ),
         axes=axes,
         facts=runs.Facts(
@@ -99,8 +103,7 @@ def read_on_every_process(read: Callable[[], data.Splits]) -> data.Splits:
     """
     splits = processes.on_every_process(read)
     for part in (splits.train, splits.valid, splits.test):
-        for x in part:
-            processes.check_same("the data set", np.ascontiguousarray(x).data)
+        _check_same(part)
     return splits
 
 
@@ -136,6 +139,35 @@ def pool_of_starts(
     )
 
 
+def _check_same(dataset):
+    for x in dataset:
+        processes.check_same("the data set", np.ascontiguousarray(x).data)
+
+
+def _with_outliers(c, splits, needs):
+    """The splits with the outliers that a term needs: their own, or those of `c.data`.
+
+    Raises ValueError for outliers of another kind than the training set's examples.
+    """
+    if "outliers" not in needs:
+        return splits._replace(outliers=None)
+    outliers, like = splits.outliers, splits.train.image
+    if outliers is None and not c.data.outliers:
+        raise ValueError(
+            "config.objective.outliers needs a second data set: set"
+            " config.data.outliers to its name"
+        )
+    if outliers is None:
+        outliers = processes.on_every_process(
+            lambda: data.load_like(
+                c.data.outliers, like, data_dir=c.data.data_dir or None
+            )
+        )
+    data.check_like("the set of outliers", outliers.image, like)
+    _check_same(outliers)
+    return splits._replace(outliers=outliers)
+
+
 def fresh_state(
     c: ml_collections.ConfigDict,
     recipe: recipes.Recipe,
@@ -156,6 +188,9 @@ def fresh_state(
         starts,
         num_chains=c.sgld.buffer_size,
     )
+    if state.queue is not None:
+        queue = logit_queue.split(state.queue, jax.device_count())
+        state = state.replace(queue=queue)
     if state.chains is None:
         return state
     samples = state.chains.samples
@@ -206,6 +241,7 @@ def check_sizes(
         _check_batch_size(key, size, len(splits.train.label), settings)
     _check_streams(c, settings)
     _check_augmentation(c.data, splits.train.image.shape[1:])
+    _check_needs(c, splits.train.image.shape[1:], settings.objective.needs)
     if c.eval.checkpoint == "best" and not len(splits.valid.label):
         raise ValueError(
             "config.eval.checkpoint is 'best', which needs validation examples: set"
@@ -269,6 +305,25 @@ def _check_buffer(c, settings):
         raise ValueError(
             f"config.sgld.buffer_size is {size}: a device's block of {size // cells}"
             f" chains is smaller than its batch of {local_batch}"
+        )
+
+
+def _check_needs(c, shape, needs):
+    """Raises ValueError for what terms need and the config or data do not give."""
+    if "queue" in needs:
+        parallel.check_divides("config.hdge.queue_size", c.hdge.queue_size)
+    if "outliers" in needs:
+        size, steps = c.data.outliers_batch_size, c.optimizer.accumulation_steps
+        parallel.check_divides("config.data.outliers_batch_size", size)
+        if size // jax.device_count() % steps:
+            raise ValueError(
+                f"config.data.outliers_batch_size is {size}: a device's share is not a"
+                f" multiple of config.optimizer.accumulation_steps={steps}"
+            )
+    if "adversarial" in needs and len(shape) == 1:
+        raise ValueError(
+            "config.objective.adversarial is for images, whose pixels bound an attack,"
+            f" and the data are vectors of {shape[0]} numbers: set it to 0"
         )
 
 

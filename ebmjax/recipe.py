@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from ebmjax import models, objectives, optim, parallel, replay, sgld
+from ebmjax import adversarial, models, objectives, optim, parallel, replay, sgld
 from ebmjax.augment import Augment, standard
 from ebmjax.data import Scaling
 
@@ -31,6 +31,8 @@ class Recipe(NamedTuple):
     sampler: sgld.SamplerFactory | None = None
     # (key, n, labels) -> fresh chain starts [n, ...]; None: as `config.sgld.init` says.
     chain_init: replay.ChainInit | None = None
+    # (key, logits_fn, x, labels) -> x_adv, the examples of the term "adversarial".
+    attack: adversarial.Attack | None = None
     optimizer: optax.GradientTransformation | None = None
     # (grad_fn, params) -> grads, aux, where grad_fn(params) -> grads, aux is the
     # gradient over all devices: `optim.sam` evaluates it twice. None: grad_fn itself.
@@ -61,6 +63,8 @@ class Settings(NamedTuple):
     clip_norm: float = 0.0  # bound on the gradient's global norm; 0 is none
     ema_decay: float = 0.0
     recovery_lr_factor: float = 1.0  # multiplies the updates once a recovery
+    queue_size: int = 65_536  # logits kept, over all devices
+    skip_sigma: float = 0.0  # see `guard`; 0 skips no step
     accumulation_steps: int = 1  # of a device's batch, to save memory
 
     @property
@@ -82,6 +86,7 @@ def complete(recipe: Recipe | None, c: Any, num_classes: int) -> Recipe:
         "network": lambda: network(c, num_classes),
         "terms": lambda: objectives.TERMS,
         "sampler": lambda: sampler(c),
+        "attack": lambda: attack(c),
         "optimizer": lambda: optimizer(c),
         "gradient": lambda: gradient(c),
         "augment": lambda: standard(
@@ -129,6 +134,19 @@ def sampler(c: Any) -> sgld.SamplerFactory:
     )
 
 
+def attack(c: Any) -> adversarial.Attack:
+    """The attack of `c.adversarial`, whose unit is the range of a pixel: [-1, 1] is two
+    of it."""
+    a = c.adversarial
+    return functools.partial(
+        adversarial.pgd_examples,
+        norm=a.norm,
+        eps=2 * a.eps,
+        step_size=2 * a.step_size,
+        num_steps=a.num_steps,
+    )
+
+
 def gradient(c: Any) -> Callable | None:
     """Sharpness-aware minimisation if `c.optimizer.sam_rho` asks for it."""
     if not c.optimizer.sam_rho:
@@ -168,7 +186,12 @@ def settings(
     Raises ValueError for a weight without a term, and for accumulation of a gradient
     that is a statistic of the whole batch.
     """
-    objective = objectives.objective(c.objective.to_dict(), terms)
+    numbers = objectives.TermSettings(
+        temperature=c.hdge.temperature,
+        margin_in=c.outliers.margin_in,
+        margin_out=c.outliers.margin_out,
+    )
+    objective = objectives.objective(c.objective.to_dict(), terms, numbers)
     for name, term in objective.terms.items():
         if term.whole_batch and c.optimizer.accumulation_steps > 1:
             raise ValueError(
@@ -186,5 +209,7 @@ def settings(
         clip_norm=c.optimizer.clip_norm,
         ema_decay=c.optimizer.ema_decay,
         recovery_lr_factor=c.recovery.lr_factor,
+        queue_size=c.hdge.queue_size,
+        skip_sigma=c.recovery.skip_sigma,
         accumulation_steps=c.optimizer.accumulation_steps,
     )

@@ -11,6 +11,8 @@ import orbax.checkpoint as ocp
 
 from ebmjax import checkpoint, parallel, runs, train_step, writers
 
+MAX_SKIPS = 10  # steps in a row that may be skipped before going back
+
 
 class Diverged(RuntimeError):
     """A number that should be finite and small is not."""
@@ -29,6 +31,12 @@ def check_metrics(step: int, metrics: dict[str, float], max_loss: float) -> None
             raise Diverged(step, name, value)
         if abs(value) > max_loss and not name.endswith("grad_norm"):
             raise Diverged(step, name, value)
+
+
+def check_skips(step: int, in_a_row: int) -> None:
+    """Raises `Diverged` if skipping steps does not help."""
+    if in_a_row >= MAX_SKIPS:
+        raise Diverged(step, "the number of skipped steps in a row", in_a_row)
 
 
 class Recovery:

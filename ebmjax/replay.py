@@ -134,6 +134,23 @@ def put(buffer: Buffer, slot: jax.Array, x: jax.Array) -> Buffer:
     return Buffer(samples.at[slot].set(x.astype(samples.dtype), mode="drop"))
 
 
+def reshard_chains(samples: jax.Array, num_devices: int, num_blocks: int) -> jax.Array:
+    """Spreads chains over another number of devices: [D, N/D, ...] -> [D', N/D', ...].
+
+    Every chain stays in the block of its class. Raises ValueError if the chains of a
+    block do not divide over the devices.
+    """
+    before, each, *shape = samples.shape
+    if each % num_blocks or before * each % (num_blocks * num_devices):
+        raise ValueError(
+            f"{before * each} chains of {before} devices in {num_blocks} blocks do not"
+            f" divide over {num_devices} devices"
+        )
+    blocks = samples.reshape(before, num_blocks, -1, *shape).swapaxes(0, 1)
+    resharded = blocks.reshape(num_blocks, num_devices, -1, *shape).swapaxes(0, 1)
+    return resharded.reshape(num_devices, -1, *shape)
+
+
 def _block_size(size, num_blocks):
     if size < 1 or num_blocks < 1 or size % num_blocks:
         raise ValueError(

@@ -56,6 +56,7 @@ class Run:
     tasks: Any = None  # the recipe's evaluation tasks
     data: Splits | None = None  # read from `config.data` if None
     own_data: bool = False  # trained on arrays given to `fit`
+    skipped: int = 0  # bad steps, see `config.recovery.skip_sigma`
 
     @property
     def num_classes(self) -> int:
@@ -304,6 +305,7 @@ def load_with_config(
         tasks=complete.tasks,
         data=data,
         own_data=facts.own_data,
+        skipped=int(state["guard"]["num_skipped"]) if "guard" in state else 0,
     )
 
 

@@ -216,9 +216,19 @@ class Pending:
         while len(self.queue) > keep:
             step, values = self.queue.popleft()
             values = {name: float(x) for name, x in jax.device_get(values).items()}
-            recovery.check_metrics(step, values, self.max_loss)
-            self.meter.add(values)
+            if in_a_row := int(values.pop("skips_in_a_row", 0)):
+                self._skip(step, values, in_a_row)
+            else:
+                recovery.check_metrics(step, values, self.max_loss)
+                self.meter.add(values)
             self.writer.advance()
+
+    def _skip(self, step, values, in_a_row):
+        """Counts a step that changed nothing. Raises `Diverged` after too many."""
+        loss, norm = values["loss"], values["grad_norm"]
+        self.writer.message(f"step {step} skipped: loss {loss:g}, gradient {norm:g}")
+        self.meter.skip()
+        recovery.check_skips(step, in_a_row)
 
 
 class Timer:

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ebmjax import augment, chain_starts, objectives, parallel, replay
+from ebmjax import (
+    augment,
+    chain_starts,
+    guard,
+    logit_queue,
+    objectives,
+    parallel,
+    replay,
+)
 from ebmjax.recipe import Recipe, Settings
 
 
@@ -23,11 +31,14 @@ class TrainState:
     model_state: Any  # Flax collections beside the parameters, {} without any
     opt_state: Any
     ema: Any  # averaged parameters, or None
-    chains: Any  # replay.Buffer, or None: this device's own, unlike all the rest
+    chains: Any  # replay.Buffer, or None: this device's own
+    # [N, K], logits of earlier batches, oldest first, or None: this device's own
+    queue: Any = None
+    guard: Any = None  # guard.Guard, or None if no step is skipped
 
 
 # Which leaves differ from device to device (0: a leading axis [D]).
-AXES = TrainState(None, None, None, None, None, None, chains=0)
+AXES = TrainState(None, None, None, None, None, None, chains=0, queue=0)
 
 
 def fully_sharded(like: TrainState) -> TrainState:
@@ -47,7 +58,8 @@ def init_state(
     *,
     num_chains: int,
 ) -> TrainState:
-    """A fresh state, with `num_chains` chains if the objective needs samples.
+    """A fresh state, with `num_chains` chains if the objective needs samples, and with
+    a queue of normal logits if it needs one.
 
     x [B, ...] is a batch of training examples as the network takes them: their shape
     is the chains', and "act" norms are initialised from them. `starts` as in
@@ -67,6 +79,10 @@ def init_state(
             num_blocks=settings.num_blocks,
             chain_init=chain_init,
         )
+    queue = None
+    if "queue" in settings.objective.needs:
+        k_queue = jax.random.fold_in(k_chains, 1)
+        queue = logit_queue.init(k_queue, settings.queue_size, settings.num_classes)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         recoveries=jnp.zeros((), jnp.int32),
@@ -75,6 +91,8 @@ def init_state(
         opt_state=recipe.optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if settings.ema_decay else None,
         chains=chains,
+        queue=queue,
+        guard=guard.init() if settings.skip_sigma else None,
     )
 
 
@@ -117,14 +135,15 @@ def train_step(
     params = parallel.gather(state.params, axes.params, axis_name)
     steps = settings.accumulation_steps
     parts = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), batch)
-    samples, chains, chain_metrics = _draw_samples(
+    made, chains, chain_metrics = _make_examples(
         state.replace(params=params), parts, k_chains, k_train, starts, recipe, settings
     )
     local_gradient = functools.partial(
         _gradient,
         model_state=state.model_state,
         parts=parts,
-        samples=samples,
+        made=made,
+        queue=state.queue,
         chain_metrics=chain_metrics,
         key=k_train,
         recipe=recipe,
@@ -144,7 +163,10 @@ def train_step(
     ema = state.ema
     if ema is not None:
         ema = optax.incremental_update(params, ema, 1 - settings.ema_decay)
-    return TrainState(
+    queue = state.queue
+    if queue is not None:
+        queue = logit_queue.put(queue, aux.enqueued)
+    new = TrainState(
         step=state.step + 1,
         recoveries=state.recoveries,
         params=params,
@@ -152,7 +174,25 @@ def train_step(
         opt_state=opt_state,
         ema=ema,
         chains=chains,
-    ), metrics
+        queue=queue,
+    )
+    if settings.skip_sigma:
+        new = _skip_if_bad(state, new, metrics, settings.skip_sigma)
+    return new, metrics
+
+
+def _skip_if_bad(old, new, metrics, sigma):
+    """`new`, or after a bad step `old`, chains included: they may be what is bad.
+
+    Loss and norm are the same on all devices, and so is the decision.
+    """
+    values = jnp.stack([metrics["loss"], metrics["grad_norm"]]).astype(jnp.float32)
+    bad = guard.is_bad(old.guard, values, sigma)
+    after = guard.update(old.guard, values, bad)
+    metrics["skips_in_a_row"] = after.skips_in_a_row.astype(jnp.float32)
+    choose = functools.partial(jnp.where, bad)
+    kept = jax.tree.map(choose, old.replace(guard=None), new)
+    return kept.replace(step=new.step, guard=after)
 
 
 def augment_batch(
@@ -165,14 +205,17 @@ def augment_batch(
     device: jax.Array | int = 0,
     plain: bool = False,
 ) -> dict:
-    """Stored examples -> what the network takes, augmented; "labelled" likewise.
+    """Stored examples -> what the network takes, augmented; nested batches likewise.
+
+    Indices are into `data`, or into what it has under the name of a nested batch.
 
     Every place in the batch of all devices has a key of its own, so the number of
     devices changes nothing. With `plain`, only nested batches are augmented.
     """
     streams = {name: part for name, part in batch.items() if isinstance(part, dict)}
     if "index" in batch:
-        batch = {name: values[batch["index"]] for name, values in data.items()}
+        arrays = {k: x for k, x in data.items() if not isinstance(x, dict)}
+        batch = {name: values[batch["index"]] for name, values in arrays.items()}
     count = len(batch["label"])
     place = device * count + jnp.arange(count)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
@@ -182,7 +225,7 @@ def augment_batch(
     for i, (name, part) in enumerate(sorted(streams.items()), start=1):
         result[name] = augment_batch(
             jax.random.fold_in(key, i),
-            data,
+            data and data.get(name, data),
             part,
             augment_fn=augment_fn,
             scaling=scaling,
@@ -198,37 +241,49 @@ def _chain_init(recipe, starts):
     return chain_starts.from_pool(starts)
 
 
-def _draw_samples(state, parts, k_chains, k_train, starts, recipe, settings):
-    """The samples that the objective needs, for one part of the batch after another:
-    the chains take the memory of one part.  -> [steps, ...], buffer, metrics."""
-    if not settings.objective.sampled:
+def _make_examples(state, parts, k_chains, k_train, starts, recipe, settings):
+    """The samples and adversarial examples that the objective needs, for one part of
+    the batch after another, to save memory.  -> [steps, ...], buffer, metrics."""
+    if not settings.objective.makes_examples:
         return {}, state.chains, {}
-    network = recipe.network
+    network, needs = recipe.network, settings.objective.needs
 
-    def logits_fn(x, key):  # that the chains follow
-        if settings.chains.train_mode:
+    def logits_fn(x, key, train_mode):  # that chains and attacks follow
+        if train_mode:
             return network.train(state.params, state.model_state, x, key)[0]
         return network.apply(state.params, state.model_state, x)
 
-    def draw(buffer, numbered_part):
+    def make(buffer, numbered_part):
         i, part = numbered_part
         k_draw, k_mode = _part_keys(i, settings, k_chains, k_train)
-        key = jax.random.fold_in(k_mode, 1)
-        samples, buffer, metrics = objectives.draw_samples(
-            k_draw,
-            functools.partial(logits_fn, key=key),
-            buffer,
-            part,
-            needs=settings.objective.needs,
-            sampler=recipe.sampler,
-            chains=settings.chains,
-            num_classes=settings.num_classes,
-            chain_init=_chain_init(recipe, starts),
-        )
-        return buffer, (samples, metrics)
+        made, metrics = {}, {}
+        if settings.objective.sampled:
+            made, buffer, metrics = objectives.draw_samples(
+                k_draw,
+                functools.partial(
+                    logits_fn,
+                    key=jax.random.fold_in(k_mode, 1),
+                    train_mode=settings.chains.train_mode,
+                ),
+                buffer,
+                part,
+                needs=needs,
+                sampler=recipe.sampler,
+                chains=settings.chains,
+                num_classes=settings.num_classes,
+                chain_init=_chain_init(recipe, starts),
+            )
+        if "adversarial" in needs:
+            k_attack, k_dropout = jax.random.split(jax.random.fold_in(k_draw, 1))
+            labelled = part.get("labelled", part)
+            attacked = functools.partial(logits_fn, key=k_dropout, train_mode=True)
+            made["adversarial"] = recipe.attack(
+                k_attack, attacked, labelled["image"], labelled["label"]
+            )
+        return buffer, (made, metrics)
 
-    buffer, (samples, metrics) = _scan(draw, state.chains, parts)
-    return samples, buffer, jax.tree.map(jnp.mean, metrics)
+    buffer, (made, metrics) = _scan(make, state.chains, parts)
+    return made, buffer, jax.tree.map(jnp.mean, metrics)
 
 
 def _gradient(
@@ -236,7 +291,8 @@ def _gradient(
     *,
     model_state,
     parts,
-    samples,
+    made,
+    queue,
     chain_metrics,
     key,
     recipe,
@@ -250,29 +306,34 @@ def _gradient(
     grad_fn = jax.grad(objectives.loss, has_aux=True)
 
     def add(carry, numbered_part):
-        i, (part, drawn) = numbered_part
+        i, (part, made) = numbered_part
         (k_part,) = _part_keys(i, settings, key)
         total, model_state = carry
         grads, aux = grad_fn(
             params,
             model_state,
             part,
-            drawn,
+            made,
             k_part,
             network=recipe.network,
             objective=settings.objective,
+            queue=queue,
             axis_name=axis_name,
         )
         if total is not None:
             grads = jax.tree.map(jnp.add, total, grads)
-        return (grads, aux.model_state), aux.metrics
+        return (grads, aux.model_state), (aux.metrics, aux.enqueued)
 
     steps = settings.accumulation_steps
     start = None if steps == 1 else jax.tree.map(jnp.zeros_like, params)
-    (grads, model_state), metrics = _scan(add, (start, model_state), (parts, samples))
+    (grads, model_state), (metrics, enqueued) = _scan(
+        add, (start, model_state), (parts, made)
+    )
     grads = jax.tree.map(lambda g: g / steps, grads) if steps > 1 else grads
     metrics = jax.tree.map(jnp.mean, metrics) | chain_metrics
-    return grads, objectives.Aux(model_state, metrics)
+    if enqueued is not None:
+        enqueued = enqueued.reshape(-1, enqueued.shape[-1])
+    return grads, objectives.Aux(model_state, metrics, enqueued)
 
 
 def _part_keys(i, settings, *keys):
@@ -297,11 +358,17 @@ def _over_devices(local_gradient, params, recipe, axes, axis_name):
     sees whole parameters and gradients.
     """
     if recipe.gradient is None:
-        grads, aux = local_gradient(params)
-        return parallel.mean((grads, aux), (axes.params, None), axis_name)
+        return _mean(*local_gradient(params), axes.params, axis_name)
 
     def gradient(params):
-        return parallel.mean(local_gradient(params), None, axis_name)
+        return _mean(*local_gradient(params), None, axis_name)
 
     grads, aux = recipe.gradient(gradient, params)
     return parallel.own_part(grads, axes.params, axis_name), aux
+
+
+def _mean(grads, aux, axes, axis_name):
+    """Over devices; each keeps its own logits for its part of the queue."""
+    shared = grads, aux.model_state, aux.metrics
+    means = parallel.mean(shared, (axes, None, None), axis_name)
+    return means[0], objectives.Aux(*means[1:], aux.enqueued)

@@ -18,6 +18,7 @@ from etils import epath
 from ebmjax import pictures, rundir
 
 METRICS = "metrics.jsonl"
+SKIPPED = "skipped"  # metric: the number of steps that were skipped
 # The metrics that the screen shows, and how.
 SHOWN = {
     "loss": "loss {:.3f}",
@@ -221,7 +222,8 @@ def of_run(
 
 
 class Meter:
-    """Means over the steps since the last line of the log."""
+    """Means over the steps since the last line of the log, and the number of steps that
+    were skipped, if any were: their metrics are left out."""
 
     def __init__(self, sums: dict[str, float], count: int):
         self.sums, self.count = sums, count
@@ -231,11 +233,15 @@ class Meter:
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
+    def skip(self) -> None:
+        self.sums[SKIPPED] = self.sums.get(SKIPPED, 0.0) + 1
+
     def take(self) -> dict[str, float]:
         """The means; the meter then starts anew."""
+        skipped = self.sums.pop(SKIPPED, None)
         means = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
-        return means
+        return means | ({SKIPPED: skipped} if skipped else {})
 
 
 def truncate_after(path: epath.Path, step: int) -> None:

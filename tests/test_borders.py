@@ -105,8 +105,8 @@ LAYERS = """
     config_file presets
     kernels
     energy sgld replay losses
-    metrics augment optim chain_starts
-    models
+    metrics augment optim chain_starts guard norms adversarial
+    models terms logit_queue
     processes
     parallel signals objectives
     data
@@ -118,7 +118,6 @@ LAYERS = """
     recovery
     plan
     train
-    eval.norms
     eval.calibration eval.refinement eval.frechet eval.samples
     eval.attacks eval.ood
     eval.report.charts eval.report.page eval.result eval.crosscheck

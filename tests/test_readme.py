@@ -83,7 +83,7 @@ def test_its_table_is_that_of_the_committed_results():
 
 @pytest.mark.parametrize("column, name", digits.RUNS.items())
 def test_configs_quote_the_committed_results(column, name):
-    """"Measured: 98.1 % test accuracy, ECE 5.5 %"."""
+    """ "Measured: 98.1 % test accuracy, ECE 5.5 %"."""
     text = (ROOT / "configs" / f"{name}.py").read_text()
     accuracy, ece = re.search(
         r"Measured: ([\d.]+) % test accuracy, ECE ([\d.]+) %", text

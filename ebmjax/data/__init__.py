@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ebmjax.data import arrays, splitting, tfds
-from ebmjax.data.arrays import check_splits
+from ebmjax.data.arrays import check_like, check_splits
 from ebmjax.data.folder import Folder
 from ebmjax.data.hf import HuggingFace
 from ebmjax.data.images import check_size, resize
@@ -62,6 +62,7 @@ class Splits(NamedTuple):
     test: Dataset
     class_names: tuple[str, ...]
     scaling: Scaling | None = None  # of vectors; None takes examples as they are
+    outliers: Dataset | None = None  # for the term "outliers"; labels are not used
 
 
 def load(
@@ -127,11 +128,39 @@ def load_split(
     Raises as `load` does.
     """
     size = check_size(size, channels)
-    name = os.fspath(name)
-    if split is None and "@" in name and not os.path.exists(os.path.expanduser(name)):
-        name, split = name.rsplit("@", 1)
+    name, in_name = split_name(name)
+    split = split or in_name
     source = open_source(name, data_dir)
     return _read(source, split or _default_split(source), size, channels)
+
+
+def load_like(
+    name: str,
+    like: np.ndarray,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    num: int | None = None,
+) -> Dataset:
+    """`load_split` with examples of the shape and dtype of those of `like` [N, ...].
+
+    The first `num` examples. Raises ValueError if there are none, if they have another
+    shape or if they are not finite.
+    """
+    *size, channels = like.shape[1:] if like.ndim == 4 else (None,)
+    examples = load_split(
+        name, data_dir=data_dir, size=tuple(size) or None, channels=channels
+    ).take(slice(num))
+    check_like(name, examples.image, like)
+    return examples
+
+
+def split_name(name: str | os.PathLike) -> tuple[str, str | None]:
+    """The data set and the split of a name "NAME@SPLIT"; None if it names none."""
+    name = os.fspath(name)
+    if "@" not in name or os.path.exists(os.path.expanduser(name)):
+        return name, None
+    base, _, split = name.rpartition("@")
+    return base, split
 
 
 def class_names(

@@ -107,6 +107,19 @@ def shorten(values: Any) -> str:
     return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
 
 
+def check_like(name: str, x: np.ndarray, like: np.ndarray) -> None:
+    """Raises ValueError unless x [M, ...] has finite examples of the kind of `like`."""
+    if not len(x):
+        raise ValueError(f"{name} has no examples")
+    if (x.shape[1:], x.dtype) != (like.shape[1:], like.dtype):
+        raise ValueError(
+            f"{name} has examples of {x.dtype} {x.shape[1:]}, expected {like.dtype}"
+            f" {like.shape[1:]} as the run's data have"
+        )
+    if x.dtype != np.uint8 and not np.isfinite(x).all():
+        raise ValueError(f"{name} has numbers that are not finite")
+
+
 def check_splits(splits: Any) -> None:
     """Raises ValueError, naming the field of `data.Splits`, for what is not one.
 

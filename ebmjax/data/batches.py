@@ -1,8 +1,9 @@
 """Which examples a training step sees: a function of (seed, step) and nothing else.
 
-A step draws from one or several streams over the same training set. The batch of
-the stream `MAIN` is the dictionary itself, those of others are nested under their
-names: {"index": [D, n], "labelled": {"index": [D, m]}}, D devices.
+A step draws from one or several streams over the training set or a data set of their
+own. The batch of the stream `MAIN` is the dictionary itself, those of others are nested
+under their names: {"index": [D, n], "labelled": {"index": [D, m]}}, D devices. Resident
+arrays likewise: those of a stream's own data set are nested under its name.
 """
 
 import concurrent.futures
@@ -19,11 +20,12 @@ MAIN = ""  # the stream that all terms share
 
 
 class Stream(NamedTuple):
-    """Batches of a part of the training set, in an order given by `seed`."""
+    """Batches of a part of a data set, in an order given by `seed`."""
 
-    examples: np.ndarray  # int32 [n], indices into the training set; n >= batch_size
+    examples: np.ndarray  # int32 [n], indices into the data set; n >= batch_size
     batch_size: int  # over all devices
     seed: int | tuple[int, ...]
+    dataset: data.Dataset | None = None  # None is the training set
 
     def indices(self, step: int) -> np.ndarray:
         """Which examples `step` sees, int32 [batch_size]."""
@@ -42,14 +44,17 @@ def streams(
     labels_per_class: int = 0,
     split_seed: int = 1234,
     separate: bool = False,
+    outliers: data.Dataset | None = None,
+    outliers_batch_size: int = 0,
 ) -> dict[str, Stream]:
-    """The streams of a run: `MAIN` over all examples, and perhaps "labelled".
+    """The streams of a run: `MAIN` over all examples, perhaps "labelled", "outliers".
 
     With `labels_per_class`, the terms with labels draw "labelled" batches from so many
     examples of each class, chosen by `split_seed`; with `separate`, from all of them.
-    Then `MAIN` may have a batch size of its own; 0 is `batch_size`.
-    Raises ValueError if `batch_size` exceeds the training set or a class has fewer
-    than `labels_per_class` examples.
+    Then `MAIN` may have a batch size of its own; 0 is `batch_size`. `outliers` have a
+    stream of their own. Raises ValueError if `batch_size` exceeds the training set,
+    `outliers_batch_size` the outliers, or if a class has fewer than `labels_per_class`
+    examples.
     """
     label = splits.train.label
     everything = np.arange(len(label), dtype=np.int32)
@@ -68,6 +73,16 @@ def streams(
         result["labelled"] = Stream(labelled, batch_size, (seed, 1))
     elif separate:
         result["labelled"] = Stream(everything, batch_size, (seed, 1))
+    if outliers is not None:
+        every_outlier = np.arange(len(outliers.label), dtype=np.int32)
+        if not 0 < outliers_batch_size <= len(every_outlier):
+            raise ValueError(
+                f"config.data.outliers_batch_size is {outliers_batch_size}, but there"
+                f" are {len(every_outlier)} outliers"
+            )
+        result["outliers"] = Stream(
+            every_outlier, outliers_batch_size, (seed, 3), outliers
+        )
     return result
 
 
@@ -81,16 +96,23 @@ def open_batches(
     """
     # Accelerators have memory of their own; CPU devices share the host's.
     copies = jax.local_device_count() if jax.default_backend() == "cpu" else 1
-    fits = train.image.nbytes * copies <= resident_mib * 2**20
+    own = [stream.dataset for stream in streams.values() if stream.dataset is not None]
+    num_bytes = sum(dataset.image.nbytes for dataset in (train, *own))
+    fits = num_bytes * copies <= resident_mib * 2**20
     return (ResidentBatches if fits else HostBatches)(train, streams)
 
 
 class ResidentBatches:
-    """The training set is on every device; batches are indices into it."""
+    """The data sets are on every device; batches are indices into them."""
 
     def __init__(self, train: data.Dataset, streams: Mapping[str, Stream]):
         self.streams = streams
-        self.resident = parallel.place(train._asdict())
+        own = {
+            name: stream.dataset._asdict()
+            for name, stream in streams.items()
+            if stream.dataset is not None
+        }
+        self.resident = parallel.place(train._asdict() | own)
 
     def batch(self, step: int) -> Any:
         return parallel.place(_split_indices(self.streams, step), 0)
@@ -103,7 +125,7 @@ class ResidentBatches:
 
 
 class HostBatches:
-    """The training set stays on the host; batches are examples.
+    """The data sets stay on the host; batches are examples.
 
     A thread reads the next step's batch while the devices work, each process that of
     its own devices.
@@ -131,10 +153,11 @@ class HostBatches:
     def _read(self, step):
         return parallel.place(self._rows(_split_indices(self.streams, step)), 0)
 
-    def _rows(self, tree):
+    def _rows(self, tree, name=MAIN):
         """{"index": ...} -> {"image": ..., "label": ...}, also in nested ones."""
-        nested = {k: self._rows(v) for k, v in tree.items() if k != "index"}
-        arrays = self.train._asdict()
+        nested = {k: self._rows(v, k) for k, v in tree.items() if k != "index"}
+        dataset = self.streams[name].dataset
+        arrays = (self.train if dataset is None else dataset)._asdict()
         return {k: Rows(x, tree["index"]) for k, x in arrays.items()} | nested
 
 

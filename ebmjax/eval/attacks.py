@@ -29,7 +29,7 @@ import numpy as np
 from jax import lax
 
 from ebmjax import energy, losses
-from ebmjax.eval.norms import NORMS, PerImage, choose, clip, per_image
+from ebmjax.norms import NORMS, PerImage, choose, clip, per_image
 
 # x [B, ...] -> [B, K], or (key, x) -> [B, K] where `random` is set
 LogitsFn = Callable[..., jax.Array]

@@ -206,6 +206,7 @@ def describe(run: runs.Run) -> dict:
         "name": rundir.folder(run.workdir).name,
         "step": run.step,
         "recoveries": run.recoveries,
+        "skipped": run.skipped,
         "checkpoint": c.eval.checkpoint,
         "ema": c.eval.ema,
         "data": c.data.name,

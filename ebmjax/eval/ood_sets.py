@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from collections.abc import Sequence
 
 import jax
@@ -34,6 +35,21 @@ def read_all(
     return images, others
 
 
+def seen_in_training(run: runs.Run, names: Sequence[str]) -> list[str]:
+    """Those of the sets, in any split, whose examples the run saw as outliers."""
+    c = run.config
+    if not c.objective.get("outliers"):
+        return []
+    seen = _data_set(c.data.outliers)
+    return [name for name in names if _data_set(name) == seen]
+
+
+def _data_set(name):
+    base, _ = data.split_name(name)
+    is_tfds = data.is_tfds(base)
+    return base if is_tfds else os.path.realpath(os.path.expanduser(base))
+
+
 def _reason(name, error):
     """What is wrong with a set, which the reason always names."""
     reason = f"{type(error).__name__}: {error}"
@@ -53,23 +69,8 @@ def read(run: runs.Run, name: str, test: np.ndarray) -> np.ndarray:
     noise = (_make_images if has_images(run) else _make_vectors)(run, name, test)
     if noise is not None:
         return noise
-    *size, channels = run.image_shape if has_images(run) else (None,)
-    x = data.load_split(
-        name,
-        data_dir=run.config.data.data_dir or None,
-        size=tuple(size) or None,
-        channels=channels,
-    ).image[: run.config.eval.ood.num_images]
-    if not len(x):
-        raise ValueError(f"{name} has no examples")
-    if (x.shape[1:], x.dtype) != (test.shape[1:], test.dtype):
-        raise ValueError(
-            f"{name} has examples of {x.dtype} {x.shape[1:]}, expected {test.dtype}"
-            f" {test.shape[1:]} as the test set has"
-        )
-    if x.dtype != np.uint8 and not np.isfinite(x).all():
-        raise ValueError(f"{name} has numbers that are not finite")
-    return x
+    data_dir, num = run.config.data.data_dir or None, run.config.eval.ood.num_images
+    return data.load_like(name, test, data_dir=data_dir, num=num).image
 
 
 def _make_images(run, name, test):

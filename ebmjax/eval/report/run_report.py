@@ -144,6 +144,7 @@ def _about(run):
         f"{name} on {run['data']}, {terms}; {which}{run['checkpoint']} checkpoint,"
         f" step {run['step']:,}, seed {run['seed']}"
         + (f", {run['recoveries']} recoveries" if run["recoveries"] else "")
+        + (f", {run['skipped']} skipped steps" if run.get("skipped") else "")
     )
 
 

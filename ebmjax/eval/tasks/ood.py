@@ -1,6 +1,7 @@
 """Out-of-distribution detection: how well scores tell test examples from other sets."""
 
 import functools
+import logging
 import pathlib
 import re
 from collections import Counter
@@ -75,6 +76,9 @@ def compute(
     for name, outside in by_set.items():
         metrics = {k: ood_metrics(inside[k], outside[k]) for k in kept}
         sets[name] = {"num_images": len(images[name]), "scores": metrics}
+    seen = ood_sets.seen_in_training(run, list(sets))
+    if seen:
+        logging.warning("the run was trained on outliers of %s", ", ".join(seen))
     labels = {name: score.label for name, score in scores.items()} | REFINEMENT_LABELS
     completed = [x["scores"] for x in sets.values() if "scores" in x]
     rows = {name: x[:COLUMNS] for name, x in images.items() if len(x) >= COLUMNS}
@@ -88,6 +92,7 @@ def compute(
         "mean": _mean(completed),
         "pictured": list(rows) if has_images(run) else [],
         "not_finite": not_finite,
+        "seen_in_training": seen,
     }
     arrays = {"test": inside} | by_set
     arrays = {f"{n}/{k}": v for n, x in arrays.items() for k, v in x.items()}
@@ -202,8 +207,16 @@ def ood_verdict(numbers: dict) -> Verdict:
         f" with {sets[hardest][main]['auroc']:.3f}",
         *(f"{label[score]} {mean[score]['auroc']:.3f}" for score in others),
         *([failed] if failed else []),
+        *([_seen(numbers)] if _seen(numbers) else []),
     ]
     return Verdict(f"AUROC {mean[main]['auroc']:.3f}", "; ".join(details))
+
+
+def _seen(numbers):
+    """A warning, or "": detecting outliers of the training is no evidence."""
+    labels, seen = set_labels(numbers["sets"]), numbers.get("seen_in_training", ())
+    names = ", ".join(labels[name] for name in seen)
+    return f"warning: trained on outliers of {names}" if seen else ""
 
 
 def measures(numbers: dict) -> list[Measure]:
@@ -223,6 +236,8 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         f" {numbers['noise_std']:g} (in the units of the network's input); refinement"
         f" is {numbers['refine_steps']} sampling steps."
     )
+    if warning := _seen(numbers):
+        text += f" {warning.capitalize()}: its numbers say nothing of other sets."
     histograms, rocs = [], []
     arrays = page.load_arrays(folder / "ood_scores.npz")
     for score, label in numbers["labels"].items() if sets else ():
