@@ -47,15 +47,16 @@ def main(argv):
         if processes.index() == 0:
             print(interrupted, file=sys.stderr)
         sys.exit(signals.exit_code(interrupted.number))
-    if not c.eval.tasks:
+    tasks = (*c.eval.tasks, *(run.tasks or ()))
+    if not tasks:
         return
     processes.restore_sigterm()
     progress = sys.stderr.isatty()
-    results = evaluation.evaluate(run, progress=progress)
+    results = evaluation.evaluate(run, tasks=tasks, progress=progress)
     if processes.index() == 0:
         cli.echo(evaluation.table(results))
         cli.echo(f"results written to {workdir}")
-    sys.exit(1 if evaluation.failures(results, c.eval.tasks) else 0)
+    sys.exit(1 if evaluation.failures(results, tasks) else 0)
 
 
 def default_workdir(config: str) -> str:

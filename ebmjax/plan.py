@@ -50,20 +50,22 @@ def make_plan(
     """
     config.check(c)
     processes.check_same("the config", config.to_json(c).encode())
-    own_data = splits is not None
-    if splits is None:
-        splits = read_on_every_process(lambda: runs.load_splits(c))
+    given = splits
+    splits = read_on_every_process(lambda: given or runs.load_splits(c))
+    checksum = None if given is None else data.checksum(given.train)
     data.check_splits(splits)
     num_classes = len(splits.class_names)
     complete = recipes.complete(recipe, c, num_classes)
     settings = recipes.settings(c, num_classes, complete.terms, splits.scaling)
     splits = _with_outliers(c, splits, settings.objective.needs)
-    check_sizes(c, splits, settings)
+    own_augment = "augment" in recipes.given(recipe)
+    check_sizes(c, splits, settings, own_augment=own_augment)
     first = augment.to_float(splits.train.image[: c.batch_size], splits.scaling)
     complete = _with_known_dependence(complete, first, settings)
     starts = pool_of_starts(c, complete, settings, splits)
     fresh = functools.partial(fresh_state, c, complete, settings)
-    axes = _layout(c, jax.eval_shape(fresh, first, starts))
+    own = [x for x in recipes.given(recipe) if x != "tasks"]
+    axes = _layout(c, jax.eval_shape(fresh, first, starts), own)
     scaling = splits.scaling and [x.tolist() for x in splits.scaling]
     return Plan(
         config=c,
@@ -88,9 +90,9 @@ def make_plan(
             class_names=list(splits.class_names),
             image_shape=list(splits.train.image.shape[1:]),
             num_blocks=settings.num_blocks,
-            own=[x for x in recipes.given(recipe) if x != "tasks"],
+            own=own,
             scaling=scaling,
-            own_data=own_data,
+            data_checksum=checksum,
         ),
     )
 
@@ -202,11 +204,11 @@ def fresh_state(
 
 def _with_known_dependence(recipe, x, settings):
     """The recipe, with `network.per_example` found out where it is not said."""
-    if recipe.network.per_example is not None:
-        return recipe
-    independent = models.examples_are_independent(
-        recipe.network, x, axis_name=parallel.AXIS
-    )
+    independent = recipe.network.per_example
+    if independent is None:
+        independent = models.examples_are_independent(
+            recipe.network, x, axis_name=parallel.AXIS
+        )
     if not independent and settings.accumulation_steps > 1:
         raise ValueError(
             "config.optimizer.accumulation_steps cannot be combined with a network that"
@@ -215,10 +217,16 @@ def _with_known_dependence(recipe, x, settings):
     return recipe._replace(network=recipe.network._replace(per_example=independent))
 
 
-def _layout(c, like):
+def _layout(c, like, own):
     """How the state lies on the devices."""
     if not c.parallel.fsdp:
         return train_step.AXES
+    if "optimizer" in own:
+        raise ValueError(
+            "config.parallel.fsdp cannot be combined with an optimizer of the recipe: a"
+            " device updates its part of the parameters, and a norm of all would be"
+            " wrong"
+        )
     axes = train_step.fully_sharded(like)
     if not jax.tree.leaves(axes.params):
         raise ValueError(
@@ -232,6 +240,8 @@ def check_sizes(
     c: ml_collections.ConfigDict,
     splits: data.Splits,
     settings: recipes.Settings,
+    *,
+    own_augment: bool = False,
 ) -> None:
     """Raises ValueError for sizes that do not fit together."""
     sizes = {"config.batch_size": c.batch_size}
@@ -240,7 +250,8 @@ def check_sizes(
     for key, size in sizes.items():
         _check_batch_size(key, size, len(splits.train.label), settings)
     _check_streams(c, settings)
-    _check_augmentation(c.data, splits.train.image.shape[1:])
+    if not own_augment:
+        _check_augmentation(c.data, splits.train.image.shape[1:])
     _check_needs(c, splits.train.image.shape[1:], settings.objective.needs)
     if c.eval.checkpoint == "best" and not len(splits.valid.label):
         raise ValueError(

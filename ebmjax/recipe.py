@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
 
     # Any linen module x [B, ...] -> logits [B, K], or `models.network(module)`.
     network: models.Network | nn.Module | None = None
-    # The terms that `config.objective` weighs, by name.
+    # Terms beside those of the package, whose weights are `config.objective.NAME`.
     terms: Mapping[str, objectives.Term] | None = None
     # energy_fn -> Sampler, for training, refinement and `Run.sample` alike.
     sampler: sgld.SamplerFactory | None = None
@@ -82,9 +82,9 @@ def complete(recipe: Recipe | None, c: Any, num_classes: int) -> Recipe:
     fields = {name: getattr(recipe, name) for name in given(recipe)}
     if isinstance(fields.get("network"), nn.Module):
         fields["network"] = models.network(fields["network"])
+    fields["terms"] = objectives.TERMS | dict(fields.get("terms", {}))
     makers = {
         "network": lambda: network(c, num_classes),
-        "terms": lambda: objectives.TERMS,
         "sampler": lambda: sampler(c),
         "attack": lambda: attack(c),
         "optimizer": lambda: optimizer(c),
@@ -191,6 +191,13 @@ def settings(
         margin_in=c.outliers.margin_in,
         margin_out=c.outliers.margin_out,
     )
+    for name in terms:
+        if name not in c.objective:
+            raise ValueError(
+                f"term {name!r} has no weight: make the config by"
+                f" ebmjax.config.default(terms=[{name!r}]) and set"
+                f" objective.{name}"
+            )
     objective = objectives.objective(c.objective.to_dict(), terms, numbers)
     for name, term in objective.terms.items():
         if term.whole_batch and c.optimizer.accumulation_steps > 1:

@@ -2,14 +2,13 @@
 
 import logging
 import math
-from collections.abc import Callable
 
 import jax
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
 from ebmjax import checkpoint, parallel, runs, train_step, writers
+from ebmjax import plan as plans
 
 MAX_SKIPS = 10  # steps in a row that may be skipped before going back
 
@@ -49,18 +48,12 @@ class Recovery:
 
     def __init__(
         self,
-        settings: ml_collections.ConfigDict,  # config.recovery
+        plan: plans.Plan,
         checkpoints: ocp.CheckpointManager,
         workdir: str,
-        *,
-        make_state: Callable[[], train_step.TrainState],  # at step 0, on its devices
-        axes: train_step.TrainState,
-        num_blocks: int,  # of the replay buffer
-        own: list[str],  # fields of the recipe that are code of the user's
     ):
-        self.workdir, self.own = workdir, own
-        self.settings, self.checkpoints = settings, checkpoints
-        self.make_state, self.axes, self.num_blocks = make_state, axes, num_blocks
+        self.plan, self.checkpoints, self.workdir = plan, checkpoints, workdir
+        self.settings = plan.config.recovery
         # The log is the record of past divergences: it outlives the states before them.
         events = writers.events(workdir)
         self.count = len(events)
@@ -68,24 +61,35 @@ class Recovery:
 
     def newest(self) -> tuple[train_step.TrainState, writers.Meter]:
         """The newest checkpoint, or the state at step 0."""
-        like = jax.eval_shape(self.make_state)
         restored = checkpoint.restore_latest(
             self.checkpoints,
-            like,
-            num_blocks=self.num_blocks,
-            axes=self.axes,
-            check_host=lambda host: runs.check_recipe(
-                self.workdir, host["own"], self.own
-            ),
+            jax.eval_shape(self.plan.make_state),
+            num_blocks=self.plan.settings.num_blocks,
+            axes=self.plan.axes,
+            check_host=self._check_facts,
         )
         if restored is None:
-            state = self.make_state()
+            state = self.plan.make_state()
             meter = writers.Meter({}, 0)
         else:
             state, host = restored
             meter = writers.Meter(host["sums"], host["count"])
         self.count = max(self.count, int(state.recoveries))
         return state.replace(recoveries=parallel.place(np.int32(self.count))), meter
+
+    def _check_facts(self, host):
+        """Raises `checkpoint.CheckpointMismatchError` for other code or other data."""
+        now = self.plan.facts
+        stored = runs.Facts.of(host)
+        runs.check_recipe(self.workdir, stored.own, now.own)
+        for name in ("class_names", "image_shape", "scaling", "data_checksum"):
+            before, after = getattr(stored, name), getattr(now, name)
+            if before != after:
+                raise checkpoint.CheckpointMismatchError(
+                    f"{self.workdir} was trained on other data: {name} was"
+                    f" {_shortened(before)}, and is {_shortened(after)}; give it the"
+                    " same data, or choose another workdir"
+                )
 
     def go_back(
         self, error: Diverged, writer: writers.Writer
@@ -120,3 +124,8 @@ class Recovery:
                 self.last_start,
             )
             checkpoint.quarantine(self.checkpoints, self.last_start, "diverged")
+
+
+def _shortened(value):
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

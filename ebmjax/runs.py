@@ -32,9 +32,14 @@ class Facts(NamedTuple):
     class_names: list[str]
     image_shape: list[int]  # [H, W, C], or [D] of vectors
     num_blocks: int  # of the replay buffer
-    own: list[str] = []  # fields of the recipe that were code of the user's
+    own: list[str] | tuple = ()  # fields of the recipe that are code of the user's
     scaling: list | None = None  # mean and std of vectors
-    own_data: bool = False  # trained on arrays given to `fit`
+    data_checksum: int | None = None  # of arrays given to `fit`
+
+    @classmethod
+    def of(cls, host: dict[str, Any]) -> "Facts":
+        """Those in the host's part of a checkpoint."""
+        return cls(**{k: v for k, v in host.items() if k in cls._fields})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,12 +55,13 @@ class Run:
     class_names: tuple[str, ...]
     recoveries: int  # returns to a checkpoint after divergence
     model: Model
-    buffer: np.ndarray | None  # chains [N, ...] of the replay buffer, in blocks
+    # Chains [N, ...] of the replay buffer, in blocks, as the network takes them.
+    buffer: np.ndarray | None
     num_blocks: int  # of the buffer: one a class if it was class-conditional
     sampler: sgld.SamplerFactory = sgld.JEM  # that of training
     tasks: Any = None  # the recipe's evaluation tasks
     data: Splits | None = None  # read from `config.data` if None
-    own_data: bool = False  # trained on arrays given to `fit`
+    facts: Facts | None = None
     skipped: int = 0  # bad steps, see `config.recovery.skip_sigma`
 
     @property
@@ -105,8 +111,9 @@ class Run:
         Raises ValueError for labels that are not classes and for a `start` of
         another shape.
         """
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be a positive integer, not {n!r}")
+        for name, value, least in (("n", n, 1), ("steps", steps, 0)):
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"{name} must be an integer >= {least}, not {value!r}")
         k_start, k_run = jax.random.split(key)
         shape = (n, *self.image_shape)
         if start is None:
@@ -164,12 +171,21 @@ class Run:
 
     @functools.cached_property
     def _splits(self):
-        if self.data is None and self.own_data:
+        if self.data is None and self.facts.data_checksum is not None:
             raise ValueError(
                 f"{self.workdir} was trained on arrays that were given to fit; pass"
                 " them again: ebmjax.load(..., data=splits)"
             )
-        return self.data or load_splits(self.config)
+        splits = self.data or load_splits(self.config)
+        stored = self.class_names, self.image_shape
+        now = splits.class_names, splits.train.image.shape[1:]
+        for name, before, after in zip(("classes", "shape"), stored, now, strict=True):
+            if before != after:
+                raise ValueError(
+                    f"the data of {self.workdir} have changed since training: their"
+                    f" {name} were {before}, and are {after}"
+                )
+        return splits
 
     @property
     def _variables(self):
@@ -179,7 +195,7 @@ class Run:
     def _program(self):
         """fn -> compiled program, for the last few functions."""
 
-        def compile(fn):
+        def compiled(fn):
             def with_model(variables, key, *parts):
                 *variables, scaling = variables
                 model = Model(self.model.network, variables, scaling)
@@ -187,7 +203,7 @@ class Run:
 
             return batching.program(with_model, method=self.config.parallel.method)
 
-        return functools.lru_cache(maxsize=8)(compile)
+        return functools.lru_cache(maxsize=8)(compiled)
 
     @functools.cached_property
     def _sampling_program(self):
@@ -269,7 +285,7 @@ def load_with_config(
     with checkpoints.manager(workdir, read_only=True) as stored:
         step = _find(stored, which)
         state, host = checkpoints.restore_model(stored, step)
-    facts = Facts(**{k: v for k, v in host.items() if k in Facts._fields})
+    facts = Facts.of(host)
     params = state["ema"] if ema else state["params"]
     if params is None:
         raise ValueError(
@@ -304,7 +320,7 @@ def load_with_config(
         sampler=complete.sampler,
         tasks=complete.tasks,
         data=data,
-        own_data=facts.own_data,
+        facts=facts,
         skipped=int(state["guard"]["num_skipped"]) if "guard" in state else 0,
     )
 

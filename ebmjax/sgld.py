@@ -35,6 +35,9 @@ class Info(NamedTuple):
 
 
 class Sampler(NamedTuple):
+    """Any Markov chain: a state has a `position`; an info may have an `energy` and a
+    `grad_norm` [B], which are logged."""
+
     init: Callable[[Position], State]
     step: Callable[[jax.Array, State], tuple[State, Info]]
 

@@ -60,7 +60,7 @@ def fit(
     *,
     recipe: recipes.Recipe | None = None,
     data: data.Splits | None = None,
-    writers: Iterable[Any] = (),
+    writers: Iterable[Any] | None = None,
 ) -> runs.Run:
     """Trains until ``config.num_steps`` and returns the run.
 
@@ -71,7 +71,8 @@ def fit(
       config: the numbers, from `ebmjax.config.default` or a config file.
       workdir: the run directory.
       recipe: what is code; by default the network, terms, sampler, ... of the config.
-      data: arrays to train on, instead of ``config.data.name``.
+      data: arrays to train on; of ``config.data`` what describes the data set is then
+        not used.
       writers: further writers, see `ebmjax.writers.Writer`.
 
     Raises:
@@ -86,17 +87,9 @@ def fit(
         stop_requests = stack.enter_context(signals.stop_requests())
         stack.enter_context(rundir.lock_workdir(workdir, config))
         checkpoints = stack.enter_context(_checkpoints(workdir, config.checkpoint))
-        start = recovery.Recovery(
-            config.recovery,
-            checkpoints,
-            workdir,
-            make_state=plan.make_state,
-            axes=plan.axes,
-            num_blocks=plan.settings.num_blocks,
-            own=plan.facts.own,
-        )
+        start = recovery.Recovery(plan, checkpoints, workdir)
         state, meter = start.newest()
-        writer = _writer(workdir, config, int(state.step), writers)
+        writer = _writer(workdir, config, int(state.step), writers or ())
         stack.callback(writer.close)
         run_step = stack.enter_context(_step_program(plan))
         session = Session(plan, run_step, checkpoints, writer, stop_requests)
@@ -109,7 +102,7 @@ def fit(
                 diverged = error.with_traceback(None)
             del state
             state, meter = start.go_back(diverged, writer)
-    return runs.load_with_config(workdir, config, recipe=recipe, data=data)
+    return runs.load_with_config(workdir, config, recipe=recipe, data=plan.splits)
 
 
 def _checkpoints(workdir, c):

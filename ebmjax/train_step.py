@@ -136,7 +136,7 @@ def train_step(
     steps = settings.accumulation_steps
     parts = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), batch)
     made, chains, chain_metrics = _make_examples(
-        state.replace(params=params), parts, k_chains, k_train, starts, recipe, settings
+        state.replace(params=params), parts, k_chains, starts, recipe, settings
     )
     local_gradient = functools.partial(
         _gradient,
@@ -241,7 +241,7 @@ def _chain_init(recipe, starts):
     return chain_starts.from_pool(starts)
 
 
-def _make_examples(state, parts, k_chains, k_train, starts, recipe, settings):
+def _make_examples(state, parts, k_chains, starts, recipe, settings):
     """The samples and adversarial examples that the objective needs, for one part of
     the batch after another, to save memory.  -> [steps, ...], buffer, metrics."""
     if not settings.objective.makes_examples:
@@ -255,14 +255,14 @@ def _make_examples(state, parts, k_chains, k_train, starts, recipe, settings):
 
     def make(buffer, numbered_part):
         i, part = numbered_part
-        k_draw, k_mode = _part_keys(i, settings, k_chains, k_train)
+        (k_draw,) = _part_keys(i, settings, k_chains)
         made, metrics = {}, {}
         if settings.objective.sampled:
             made, buffer, metrics = objectives.draw_samples(
                 k_draw,
                 functools.partial(
                     logits_fn,
-                    key=jax.random.fold_in(k_mode, 1),
+                    key=jax.random.fold_in(k_draw, 2),
                     train_mode=settings.chains.train_mode,
                 ),
                 buffer,

@@ -50,7 +50,7 @@ class Writer:
         """One training step has been taken."""
 
     def rewind(self, step: int) -> None:
-        """Forgets what came after `step`, to which training went back."""
+        """Forgets what came after `step`, where training starts or went back to."""
 
     def close(self) -> None:
         """Ends the writing."""
@@ -173,12 +173,15 @@ class Writers(Writer):
         for writer in self.writers:
             getattr(writer, method)(*args)
         for writer in self.own:
-            try:
-                getattr(writer, method, _ignore)(*args)
-            except Exception as error:
-                kind = type(writer).__name__
-                logging.warning("writer %s.%s failed: %s", kind, method, error)
-                logging.debug("", exc_info=True)
+            self._guarded(writer, method, *args)
+
+    def _guarded(self, writer, method, *args):
+        try:
+            getattr(writer, method, _ignore)(*args)
+        except Exception as error:
+            kind = type(writer).__name__
+            logging.warning("writer %s.%s failed: %s", kind, method, error)
+            logging.debug("", exc_info=True)
 
     def write(self, step, split, metrics):
         self._call("write", step, split, metrics)
@@ -212,13 +215,17 @@ def of_run(
     own: Iterable[Any] = (),
 ) -> Writers:
     """The writers of a run that starts at `step`, with a user's `own` beside them."""
+    own = list(own)
     writers = [JsonLines(workdir, step), Pictures(workdir), Console(step, num_steps)]
     if tensorboard:
         try:
             writers.append(TensorBoard(workdir, step))
         except ImportError:
             logging.info("no TensorBoard events: pip install 'ebmjax[tensorboard]'")
-    return Writers(writers, own)
+    result = Writers(writers, own)
+    for writer in own:  # a killed run may have written more than it saved
+        result._guarded(writer, "rewind", step)
+    return result
 
 
 class Meter:

@@ -27,4 +27,4 @@ def penalty(outputs):
 
 def get_recipe(c):
     term = ebmjax.Term(penalty, needs=("input_grad",))
-    return ebmjax.Recipe(terms=ebmjax.objectives.TERMS | {"penalty": term})
+    return ebmjax.Recipe(terms={"penalty": term})

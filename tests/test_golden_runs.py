@@ -37,5 +37,6 @@ def test_a_golden_run_is_resumed_and_evaluated(name, tmp_path):
 
 
 def test_the_golden_runs_are_small():
+    assert {x.name for x in golden.FOLDER.iterdir()} == set(golden.OBJECTIVES)
     files = [path for path in golden.FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 300_000

@@ -45,7 +45,7 @@ def test_a_recipe_keeps_what_is_given_and_takes_the_rest_from_the_config():
         recipe.Recipe(network=Linear(), optimizer=optimizer), tiny_config(), 10
     )
     assert isinstance(full.network, models.Network)
-    assert full.optimizer is optimizer and full.terms is objectives.TERMS
+    assert full.optimizer is optimizer and full.terms == objectives.TERMS
     assert full.sampler.keywords["step_size"] == tiny_config().sgld.step_size
     assert full.gradient is None
     with_sam = recipe.from_config(tiny_config(optimizer__sam_rho=0.1), 10)
@@ -112,6 +112,48 @@ def test_a_resumed_run_needs_all_of_its_code_again(tmp_path):
     assert ebmjax.fit(tiny_config(num_steps=3), tmp_path, recipe=own).step == 3
 
 
+def test_a_run_is_not_resumed_on_other_data(tmp_path):
+    ebmjax.fit(tiny_config(), tmp_path, data=vectors())
+    longer = tiny_config(num_steps=3)
+    with pytest.raises(ValueError, match="trained on other data: class_names was"):
+        ebmjax.fit(longer, tmp_path)
+    other = vectors()
+    other.train.image[0] += 1
+    scaling = other.scaling
+    with pytest.raises(ValueError, match="trained on other data: data_checksum was"):
+        ebmjax.fit(longer, tmp_path, data=other._replace(scaling=scaling))
+    assert ebmjax.fit(longer, tmp_path, data=vectors()).step == 3
+
+
+def test_data_that_have_changed_are_not_evaluated(tmp_path):
+    run = ebmjax.fit(tiny_config(), tmp_path)
+    with pytest.raises(ValueError, match="have changed since training: their classes"):
+        ebmjax.load(run.workdir, data=vectors()).splits()
+
+
+def test_batch_statistics_do_not_accumulate_whoever_says_so(tmp_path):
+    module = models.WideResNet(10, 1, 10, norm="batch", axis_name="device")
+    c = tiny_config(optimizer__accumulation_steps=2)
+    for per_example in (False, None):
+        own = recipe.Recipe(network=models.network(module, per_example=per_example))
+        with pytest.raises(ValueError, match="network that takes batch statistics"):
+            ebmjax.fit(c, tmp_path / "run", recipe=own)
+
+
+def test_an_own_optimizer_does_not_see_parts_of_the_parameters(tmp_path):
+    c = tiny_config(parallel__fsdp=True, model__features=(256, 256))
+    own = recipe.Recipe(optimizer=optax.adam(1e-3))
+    with pytest.raises(ValueError, match="fsdp cannot be combined with an optimizer"):
+        ebmjax.fit(c, tmp_path / "run", recipe=own)
+
+
+def test_a_term_needs_a_weight():
+    own = recipe.Recipe(terms={"mine": ebmjax.Term(sum, ("data",))})
+    terms = recipe.complete(own, tiny_config(), 10).terms
+    with pytest.raises(ValueError, match="term 'mine' has no weight: make the config"):
+        recipe.settings(tiny_config(), 10, terms)
+
+
 def test_a_second_sample_does_not_compile(tmp_path):
     traces = []
 
@@ -157,7 +199,7 @@ def test_a_second_map_of_a_function_does_not_compile(tmp_path):
         (dict(n=2, labels=[-1, 0]), "labels lie in -1..0, expected 0..9"),
         (dict(n=2, labels=[0]), "labels must be 2 integers"),
         (dict(n=2, labels=[0.5, 1.0]), "labels must be 2 integers"),
-        (dict(n=0), "n must be a positive integer, not 0"),
+        (dict(n=0), "n must be an integer >= 1, not 0"),
         (dict(n=2, start=np.zeros((2, 4, 4, 1))), "start must be"),
         (dict(n=2, start=np.zeros((1, 8, 8, 1))), "start must be"),
     ],
@@ -194,11 +236,15 @@ def test_own_writers_see_everything_and_their_failures_do_not_end_the_run(
     run = ebmjax.fit(tiny_config(), tmp_path, writers=[Broken(), partial])
     assert run.step == 2
     assert partial.steps == [(1, "train"), (2, "train"), (2, "valid")]
+    rewound = []
+    partial.rewind = rewound.append
+    ebmjax.fit(tiny_config(num_steps=3), tmp_path, writers=[partial])
+    assert rewound == [2]
     assert "writer Broken.write failed: no connection" in caplog.text
 
 
-def test_public_names_are_there_and_light():
+def test_public_names_are_there():
     for name in ebmjax.__all__:
-        assert getattr(ebmjax, name) is not None
+        getattr(ebmjax, name)
     with pytest.raises(AttributeError, match="no attribute 'sgdl'"):
         ebmjax.sgdl  # noqa: B018

@@ -31,7 +31,7 @@ QUEUE = np.random.default_rng(0).normal(size=(12, tiny.NUM_CLASSES)).astype(np.f
 
 
 def written_out_contrast(logits, labels, queue, temperature):
-    """As in the paper: every pair, logits masked by the label, logsumexp over classes."""
+    """As in the paper: all pairs, logits masked by label, logsumexp over classes."""
     units = [v / np.sqrt(np.sum(v**2)) for v in np.float64(queue)]
     result = []
     for v, y in zip(np.float64(logits), labels, strict=True):

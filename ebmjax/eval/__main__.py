@@ -75,9 +75,10 @@ def _evaluate(overrides):
     from ebmjax.eval import evaluate as evaluation
 
     processes.restore_sigterm()
-    tasks = _TASKS.value or overrides.get("eval.tasks") or tuple(evaluation.TASKS)
-    progress = sys.stderr.isatty()
-    results = evaluation.evaluate(_run(c), tasks=tasks, progress=progress)
+    run, progress = _run(c), sys.stderr.isatty()
+    every = (*evaluation.TASKS, *(run.tasks or ()))
+    tasks = _TASKS.value or overrides.get("eval.tasks") or every
+    results = evaluation.evaluate(run, tasks=tasks, progress=progress)
     if processes.index() == 0:
         cli.echo(evaluation.table(results))
         if "not_saved" not in results["run"]:
@@ -90,8 +91,7 @@ def _run(c):
     from ebmjax import runs
 
     recipe = cli.recipe_of(_CONFIG.value, c) if _CONFIG.value else None
-    options = {} if recipe is None else {"recipe": recipe}
-    return runs.load_with_config(_WORKDIR.value, c, **options)
+    return runs.load_with_config(_WORKDIR.value, c, recipe=recipe)
 
 
 if __name__ == "__main__":

@@ -202,6 +202,7 @@ def draw(workdir: str, *, tasks: Mapping[str, Task] = TASKS) -> None:
 def describe(run: runs.Run) -> dict:
     """What stands above every report of a run."""
     c = run.config
+    own_data = run.facts and run.facts.data_checksum
     return {
         "name": rundir.folder(run.workdir).name,
         "step": run.step,
@@ -209,10 +210,11 @@ def describe(run: runs.Run) -> dict:
         "skipped": run.skipped,
         "checkpoint": c.eval.checkpoint,
         "ema": c.eval.ema,
-        "data": c.data.name,
+        "data": c.data.name if own_data is None else "own arrays",
         "seed": c.seed,
         "objective": {k: v for k, v in c.objective.items() if v},
         "model": c.model.to_dict(),
+        "own": list(run.facts.own) if run.facts else [],
     }
 
 
@@ -226,5 +228,12 @@ def settings(run: runs.Run, task: str) -> dict:
         "checkpoint": c.eval.checkpoint,
         "ema": c.eval.ema,
         "seed": c.seed,
-        "sgld": {"step_size": c.sgld.step_size, "noise_std": c.sgld.noise_std},
+        "sgld": _sampler_numbers(run),
     }
+
+
+def _sampler_numbers(run):
+    if run.facts and "sampler" in run.facts.own:
+        return "a sampler of the recipe"
+    names = ("step_size", "noise_std", "clip_grad", "clip_x")
+    return {name: run.config.sgld[name] for name in names}

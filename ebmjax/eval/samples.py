@@ -28,9 +28,16 @@ def chains(
 ) -> Chains:
     """`num_steps` (S) steps of `sampler` from `start` [B, ...], with their energies."""
     chain = sampler(energy_fn)
-    state, info = sgld.run(key, chain, chain.init(start), num_steps)
+
+    def step(state, key):
+        new, info = chain.step(key, state)
+        known = getattr(info, "energy", None)
+        return new, energy_fn(state.position) if known is None else known
+
+    keys = jax.random.split(key, num_steps)
+    state, energies = jax.lax.scan(step, chain.init(start), keys)
     last = energy_fn(state.position)[None]
-    return Chains(state.position, jnp.concatenate([info.energy, last]).T)
+    return Chains(state.position, jnp.concatenate([energies, last]).T)
 
 
 def extremes(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

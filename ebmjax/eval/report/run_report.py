@@ -139,6 +139,8 @@ def _about(run):
     name = model["name"].replace("_", " ")
     if model["name"] == "wide_resnet":
         name = f"WRN-{model['depth']}-{model['width']}"
+    if "network" in run.get("own", ()):
+        name = "a network of the recipe"
     which = "averaged parameters of the " if run["ema"] else ""
     return (
         f"{name} on {run['data']}, {terms}; {which}{run['checkpoint']} checkpoint,"
