@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebmjax import augment, models, objectives, optim, recipe, sgld
+from ebmjax import models, objectives, optim, recipe, sgld
 from ebmjax import train_step as steps
 from ebmjax.interop import state_dict
 
