@@ -20,7 +20,7 @@ from ebmjax.config_file import override as override
 from ebmjax.config_file import recipe_of as recipe_of
 from ebmjax.config_file import unexpected as unexpected
 
-# Mistakes of the user and failures of the machine, told in one sentence; any other
+# Mistakes of the user and failures of the machine end in one sentence; any other
 # exception is a defect of the program and ends it with a traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
 

@@ -152,9 +152,9 @@ def _reason(error):
     return sentence(error)
 
 
-def unexpected(argument: str) -> str:
+def unexpected(argument: str, group: str = "config") -> str:
     """The message for an argument that is no flag."""
-    return f"unexpected argument {argument!r}; flags have the form --config.key=value"
+    return f"unexpected argument {argument!r}; flags have the form --{group}.key=value"
 
 
 def sentence(error: BaseException) -> str:

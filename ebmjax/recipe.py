@@ -29,7 +29,8 @@ class Recipe(NamedTuple):
     terms: Mapping[str, objectives.Term] | None = None
     # energy_fn -> Sampler, for training, refinement and `Run.sample` alike.
     sampler: sgld.SamplerFactory | None = None
-    # (key, n, labels) -> fresh chain starts [n, ...]; None: as `config.sgld.init` says.
+    # (key, n, labels) -> fresh chain starts [n, ...], for chains without classes with
+    # the labels of all classes in turn; None: as `config.sgld.init` says.
     chain_init: replay.ChainInit | None = None
     # (key, logits_fn, x, labels) -> x_adv, the examples of the term "adversarial".
     attack: adversarial.Attack | None = None

@@ -266,15 +266,14 @@ def truncate_after(path: epath.Path, step: int) -> None:
 
 def events(workdir: str) -> list[dict]:
     """The divergences of the run so far, as they stand in the log."""
-    path = rundir.folder(workdir) / METRICS
-    if not path.exists():
-        return []
-    return [line for line in read(path) if line["split"] == "event"]
+    lines = read(rundir.folder(workdir) / METRICS)
+    return [line for line in lines if line["split"] == "event"]
 
 
 def read(path: epath.Path) -> Iterator[dict]:
-    """The lines of a log. A last line that a crash cut off is left out."""
-    for line in path.read_text().splitlines():
+    """The lines of a log up to one that a crash cut off; none if there is no file."""
+    text = path.read_text() if path.exists() else ""
+    for line in text.splitlines():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:

@@ -1,3 +1,4 @@
+import pathlib
 import sys
 
 import numpy as np
@@ -28,6 +29,30 @@ def test_digits_are_there_without_preparation():
     )
     with pytest.raises(ValueError, match="no split 'valid'; it has train, test"):
         data.load_split("digits", "valid")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("digits", "Digits"),
+        (pathlib.Path("digits"), "Folder"),
+        ("cifar10", "Tfds"),
+        ("cifar10:3.0.2", "Tfds"),
+        ("no_such_set", "Tfds"),  # which gets the nearest names
+        ("mine", "Folder"),
+        ("./gone", "Folder"),
+        ("~/gone", "Folder"),
+        ("a.npz", "Npz"),
+        (pathlib.Path("/gone/a.npz"), "Npz"),
+        ("hf:cifar10", "HuggingFace"),
+        ("hf:./gone", "HuggingFace"),
+    ],
+)
+def test_a_name_means_one_source(name, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "cifar10"):
+        (tmp_path / folder).mkdir()
+    assert data.source_type(name).__name__ == source
 
 
 def test_labelled_indices_are_so_many_of_each_class():

@@ -124,6 +124,18 @@ def test_a_score_that_is_not_finite_is_left_out_and_named(run):
     assert reason.startswith("not finite on ") and reason.endswith("examples of test")
 
 
+@pytest.mark.parametrize("num", [20, 5_000])
+def test_the_curve_of_a_score_encloses_its_auroc(num):
+    rng = np.random.default_rng(0)
+    arrays = {"test/s": rng.normal(1, 1, num), "set/s": rng.normal(size=num)}
+    out, inside = ood_task._roc(arrays, "set", "s")
+    assert (out[0], inside[0], out[-1], inside[-1]) == (0, 0, 1, 1)
+    assert len(out) == len(inside) <= 200
+    auroc = ood.auroc(arrays["test/s"], arrays["set/s"])  # not thinned out
+    tolerance = 1e-12 if num == 20 else 2e-3
+    assert np.trapezoid(inside, out) == pytest.approx(auroc, abs=tolerance)
+
+
 def test_scores_of_another_shape_or_name_are_refused(run):
     wrong = ood_task.Score(lambda logits_fn, x: x.mean(axis=(1, 2)), "wrong")
     with pytest.raises(ValueError, match=r"'wrong' returned shape \(\d+, 1\)"):

@@ -209,30 +209,39 @@ def from_arrays(
 
 
 def open_source(name: str | os.PathLike, data_dir: str | os.PathLike | None = None):
-    """What reads the data set `name`: an object with
+    """The source that reads the data set `name`: an object with
 
     name, splits                         strings
     class_names()                        ValueError if it has none
     read(split, rows, size, channels)    -> examples, labels
     """
-    if is_tfds(name, data_dir):
-        return tfds.Tfds(name, data_dir)
-    name = os.fspath(name)
-    if name == "digits":
-        return _Digits()
-    if name.startswith("hf:"):
-        path = name[3:]
+    kind, text = source_type(name, data_dir), os.fspath(name)
+    if kind is tfds.Tfds:
+        return tfds.Tfds(text, data_dir)
+    if kind is Digits:
+        return Digits()
+    if kind is HuggingFace:
+        path = text.removeprefix("hf:")
         return HuggingFace(str(_locate(path, data_dir)) if _is_path(path) else path)
-    return (Npz if name.endswith(".npz") else Folder)(_locate(name, data_dir))
+    return kind(_locate(text, data_dir))
 
 
-def is_tfds(name: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> bool:
-    """Is `name` that of a TFDS data set, known or not, and not of another source?"""
-    if isinstance(name, os.PathLike) or name == "digits" or _is_path(name):
-        return False
-    if name.startswith("hf:") or name.endswith(".npz"):
-        return False
-    return not os.path.exists(name) or tfds.is_known(name, data_dir)
+def source_type(
+    name: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> type:
+    """The class of the source that reads the data set `name`."""
+    text = os.fspath(name)
+    if text.endswith(".npz"):
+        return Npz
+    if isinstance(name, os.PathLike) or _is_path(text):
+        return Folder
+    if text == "digits":
+        return Digits
+    if text.startswith("hf:"):
+        return HuggingFace
+    if os.path.exists(text) and not tfds.is_known(text, data_dir):
+        return Folder
+    return tfds.Tfds  # which names what is nearest, if it does not know it either
 
 
 def _is_path(name):
@@ -324,7 +333,7 @@ def _make_splits(train, test, names, num_valid, split_seed, source):
     return Splits(train, valid, test, names, scaling)
 
 
-class _Digits:
+class Digits:
     """1,797 digits [8, 8, 1]; "test" is the same 36 of each class every time."""
 
     name, splits = "digits", ("train", "test")

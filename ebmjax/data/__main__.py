@@ -27,7 +27,7 @@ def main():
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if data.is_tfds(args.name, args.data_dir):
+        if data.source_type(args.name, args.data_dir) is tfds.Tfds:
             print(_prepare(args.name, args.data_dir))
             return
         splits = data.load(

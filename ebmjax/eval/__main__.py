@@ -43,7 +43,7 @@ def main(argv):
         cli.echo(comparison.write(arguments, _WORKDIR.value))
         cli.echo(f"results written to {_WORKDIR.value}")
     elif arguments:
-        raise ValueError(_unexpected(arguments[0]))
+        raise ValueError(cli.unexpected(arguments[0], "eval"))
     else:
         _evaluate(overrides)
 
@@ -52,12 +52,8 @@ def _override(argument):
     """--config.KEY=VALUE, which was --eval... -> key and value."""
     key, text = argument.removeprefix("--config.").split("=", 1)
     if not key.startswith("eval."):
-        raise ValueError(_unexpected(argument))
+        raise ValueError(cli.unexpected(argument, "eval"))
     return key, config.parse(key, text)
-
-
-def _unexpected(argument):
-    return f"unexpected argument {argument!r}; flags have the form --eval.key=value"
 
 
 def _evaluate(overrides):

@@ -1,4 +1,4 @@
-"""Does a classifier know how often it is right?  Calibration, NLL, Brier.
+"""Calibration errors and proper scores of a classifier: ECE, NLL, Brier.
 
 NumPy in float64, on arrays collected from the whole data set: N examples, K
 classes, labels [N] int. Every number is a fraction (papers print per cent) and

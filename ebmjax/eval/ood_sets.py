@@ -65,7 +65,9 @@ def read(run: runs.Run, name: str, test: np.ndarray) -> np.ndarray:
     shape, and what `data.load_split` raises.
     """
     if name == "test":
-        raise ValueError("no set may be called 'test', as the test set itself is")
+        raise ValueError(
+            "no set may be called 'test', which is the name of the test set"
+        )
     noise = (_make_images if has_images(run) else _make_vectors)(run, name, test)
     if noise is not None:
         return noise

@@ -171,7 +171,7 @@ def foolbox(target: Target, norm: str, rows: list[dict]) -> dict:
         batch_size=c.batch_size,
     )
     gaps = [row["accuracy"] - other for row, other in zip(rows, theirs, strict=True)]
-    # Ours may be one image higher, for the luck of random starts.
+    # Random starts may leave ours one image higher.
     confirmed = round(max(gaps) * len(target.labels)) <= 1
     return {"accuracies": theirs, "confirmed": confirmed}
 

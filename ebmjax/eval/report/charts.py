@@ -1,8 +1,8 @@
-"""The drawings of a report: numbers in, SVG out that follows the page's colours.
+"""The charts of a report: numbers in, figures out, as SVG in the page's colours.
 
-Every chart is one small panel, legible at the width of a phone; who wants more
-puts several side by side. Colours are those of a light page; in an SVG each is a
-CSS variable with that colour as its default, so that a dark page can set others.
+Every chart is one small panel, legible at the width of a phone. Colours are those
+of a light page; in an SVG each is a CSS variable with that colour as its default,
+so that a dark page can set others.
 """
 
 import io

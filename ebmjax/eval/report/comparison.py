@@ -15,7 +15,7 @@ from ebmjax.eval.task import Column, Measure, Task, title_of
 from ebmjax.eval.tasks import TASKS
 
 COMPARISON = "compare.json"
-# Keys that do not make another kind of run: who sees to it, and how often.
+# Keys that do not distinguish configs: the seed, and how a run is logged and placed.
 INCIDENTAL = ("seed", "eval", "every", "checkpoint", "parallel", "tensorboard")
 
 

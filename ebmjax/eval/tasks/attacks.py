@@ -89,7 +89,7 @@ def compute(
 
 
 def _attack_picture(x, worst):
-    """Ten columns: images, what was found, and the change, stretched to be seen."""
+    """Ten columns: images, adversarial examples, and the change, stretched."""
     x, worst = x[:COLUMNS], worst[:COLUMNS]
     change = worst - x
     change = change / max(float(np.abs(change).max()), 1e-6)
@@ -155,7 +155,7 @@ def measures(numbers: dict) -> list[Measure]:
     for k, refined in numbers.get("refined", {}).items():
         for norm, of_norm in refined["norms"].items():
             eps = numbers["norms"][norm]["pictured_eps"]
-            # What counts is the attack that found more.
+            # The accuracy is that under the stronger attack.
             accuracy = min(_at(rows, eps) for rows in of_norm["gradients"].values())
             name = f"JEM-{k}, accuracy at {NORMS[norm]} {eps}"
             rows.append(Measure(name, accuracy, "%", "higher"))
@@ -175,7 +175,7 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
             page.picture_panel(
                 folder / f"attack_{norm}.png",
                 f"{NORMS[norm]}, eps {of_norm['pictured_eps']}.",
-                "Test images, the worst that was found, and the change, stretched.",
+                "Test images, their adversarial examples, and the change, stretched.",
             )
         )
     text = (

@@ -85,5 +85,5 @@ TASK = Task(
     title="Classification",
     verdict=classification_verdict,
     measures=measures,
-    section=lambda numbers, folder: None,  # the verdict says it all
+    section=lambda numbers, folder: None,  # the verdict has all of it
 )
