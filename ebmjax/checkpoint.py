@@ -237,7 +237,7 @@ def restore(
     blocks of equal size on each device; see `reshard_chains`.
     """
     wanted, tree = like, checkpoints.item_metadata(step)["state"].tree
-    like = like.replace(**_as_they_lie(like, tree))
+    like = _as_they_lie(like, tree)
     fresh = {}
     if like.guard is not None and "guard" not in tree:  # switched on since
         fresh, like = {"guard": guard.init()}, like.replace(guard=None)
@@ -247,18 +247,10 @@ def restore(
 
 
 def _as_they_lie(like, tree):
-    """The fields that differ between devices, with the shapes that are stored."""
-
-    fields = {}
+    """The state `like`, with chains and queue of as many devices as are stored."""
     if like.chains is not None:
-        fields["chains"] = replay.Buffer(_shape(tree["chains"]["samples"]))
-    if like.queue is not None:
-        fields["queue"] = _shape(tree["queue"])
-    return fields
-
-
-def _shape(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+        like = like.replace(chains=replay.Buffer(tree["chains"]["samples"]))
+    return like if like.queue is None else like.replace(queue=tree["queue"])
 
 
 def _resharded(state, like, num_blocks):

@@ -132,6 +132,34 @@ def steps_per_epoch(c: ml_collections.ConfigDict) -> int:
     return (TRAINING_IMAGES[c.data.name] - c.data.num_valid) // c.batch_size
 
 
+def hdge(c: ml_collections.ConfigDict) -> None:
+    """-log p(y | x) - log p(x, y) against a queue of logits, Liu & Abbeel (2020)."""
+    c.objective.contrast = 1.0
+
+
+def adversarial(c: ml_collections.ConfigDict) -> None:
+    """-log p(y | x) of PGD examples and of no others, Madry et al. (2018)."""
+    c.objective.update(cross_entropy=0.0, adversarial=1.0)
+    c.data.noise_std = 0.0
+    c.model.norm = "batch"
+
+
+def outlier_exposure(c: ml_collections.ConfigDict) -> None:
+    """-log p(y | x) and energies with margins, Liu et al. (2020). The outliers are the
+    first 300,000 images of ImageNet at 32x32, for 80 Million Tiny Images are gone."""
+    c.objective.outliers = 0.1
+    c.data.update(outliers="imagenet_resized/32x32@train[:300000]", noise_std=0.0)
+    c.data.outliers_batch_size = 256
+    c.model.update(norm="batch", dropout_rate=0.3)
+
+
+def sgd(c: ml_collections.ConfigDict, *, weight_decay: float) -> None:
+    """SGD with a rate of 0.1 and batches of 128, without a warm-up."""
+    c.batch_size = 128
+    c.optimizer.update(name="sgd", learning_rate=0.1, weight_decay=weight_decay)
+    c.optimizer.warmup_steps = 0
+
+
 def epochs(
     c: ml_collections.ConfigDict, count: int, *, decay_at: tuple[int, ...] = ()
 ) -> None:
@@ -188,6 +216,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
     c.batch_size = 8
     c.data.generative_batch_size = min(c.data.generative_batch_size, 8)
     c.data.num_valid = min(c.data.num_valid, 16)
+    c.data.outliers_batch_size = min(c.data.outliers_batch_size, 64)
     c.sgld.update(num_steps=2, buffer_size=800)
     c.every.update(log=2, checkpoint=2, samples=2)
     c.eval.batch_size = 32

@@ -23,8 +23,10 @@ SKIPPED = "skipped"  # metric: the number of steps that were skipped
 SHOWN = {
     "loss": "loss {:.3f}",
     "accuracy": "acc {:.3f}",
+    "adversarial_accuracy": "adversarial acc {:.3f}",
     "energy_data": "E(data) {:.2f}",
     "energy_model": "E(model) {:.2f}",
+    "energy_outliers": "E(outliers) {:.2f}",
     "energy_gap": "gap {:+.2f}",
     "joint_energy_gap": "joint gap {:+.2f}",
     "energy_variance": "var E {:.3f}",

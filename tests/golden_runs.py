@@ -22,6 +22,14 @@ OBJECTIVES = {
     "jem_class_conditional": {"objective.p_x": 1.0, "sgld.class_conditional": True},
     "jem_joint": {"objective.p_x_y": 1.0, "objective.energy_l2": 0.1},
     "semi_supervised": {"objective.p_x": 1.0, "data.labels_per_class": 4},
+    "hdge": {"objective.contrast": 1.0, "hdge.queue_size": 64},
+    "adversarial": {"objective.adversarial": 1.0, "adversarial.num_steps": 2},
+    "outliers": {
+        "objective.outliers": 0.1,
+        "data.outliers": "digits@test",
+        "data.outliers_batch_size": 16,
+    },
+    "skipping": {"recovery.skip_sigma": 6.0},
     "batch_norm": {"model.name": "wide_resnet", "optimizer.name": "sgd"},
 }
 LOGITS = "logits.npy"  # of the first eight test images, float32

@@ -110,6 +110,11 @@ def test_batches_are_the_examples_of_their_streams(kind, resident_mib):
     # A third stream with a batch size of its own.
     everything = np.arange(24, dtype=np.int32)
     streams["generative"] = batches.Stream(everything, 4, (1, 2))
+    # And one over another data set.
+    other = data.Dataset(splits.train.image[::-2].copy(), np.full(12, -1, np.int32))
+    streams |= batches.streams(
+        splits, seed=1, batch_size=8, outliers=other, outliers_batch_size=12
+    )
     opened = batches.open_batches(splits.train, streams, resident_mib=resident_mib)
     assert (opened.resident is None) == (resident_mib == 0)
     with opened as feed:
@@ -119,8 +124,10 @@ def test_batches_are_the_examples_of_their_streams(kind, resident_mib):
                 part = batch[name] if name else batch
                 if opened.resident is not None:
                     index = part["index"]
-                    part = {k: x[index] for k, x in opened.resident.items()}
-                expected = splits.train.take(stream.indices(step))
+                    arrays = opened.resident.get(name, opened.resident)
+                    part = {k: arrays[k][index] for k in ("image", "label")}
+                dataset = other if name == "outliers" else splits.train
+                expected = dataset.take(stream.indices(step))
                 shape = (num_devices, stream.batch_size // num_devices)
                 assert part["label"].shape == shape
                 for key, x in expected._asdict().items():
@@ -146,3 +153,27 @@ def test_only_the_rows_that_are_asked_for_are_read():
     assert rows.shape == (3, 2, 3)
     second = rows[slice(1, 2), slice(None), slice(None)]
     np.testing.assert_array_equal(second, array[[[4, 4]]])
+
+
+@pytest.mark.parametrize("size", [0, 13])
+def test_a_batch_of_outliers_must_fit_their_number(size):
+    splits = make_splits(KINDS["images"])
+    few = data.Dataset(KINDS["images"][:12], np.zeros(12, np.int32))
+    with pytest.raises(ValueError, match=f"batch_size is {size}, but there are 12 out"):
+        batches.streams(
+            splits, seed=1, batch_size=8, outliers=few, outliers_batch_size=size
+        )
+
+
+def test_data_sets_of_streams_count_among_what_is_resident():
+    splits = make_splits(np.zeros((20, 64, 64, 1), np.uint8))  # 0.08 MiB
+    large = data.Dataset(np.zeros((300, 64, 64, 1), np.uint8), np.zeros(300, np.int32))
+    options = dict(seed=0, batch_size=4)
+    both = batches.streams(splits, **options, outliers=large, outliers_batch_size=4)
+    for streams, kind in [
+        (batches.streams(splits, **options), batches.ResidentBatches),
+        (both, batches.HostBatches),
+    ]:
+        opened = batches.open_batches(splits.train, streams, resident_mib=1)
+        with opened:
+            assert isinstance(opened, kind)

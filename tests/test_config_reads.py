@@ -51,6 +51,7 @@ def tiny():
     c = load_config("jem_digits:smoke")
     c.model.update(name="mlp", features=(8,))
     c.optimizer.ema_decay = 0.5
+    c.objective.outliers, c.data.outliers = 0.1, "digits@test"
     c.eval.ood.update(num_images=20, refine_steps=1)
     c.eval.attacks.update(num_images=4, num_steps=2, distal_steps=2, distance_rounds=2)
     c.eval.attacks.update(refine_images=2, refine_copies=1, eps_linf=(8.0,))

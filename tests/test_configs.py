@@ -34,7 +34,8 @@ def made_up(name):
         return data.Dataset(image.astype(np.uint8), label)
 
     names = tuple(map(str, range(num_classes)))
-    return data.Splits(part(max(64, num_classes), 0), part(16, 1), part(36, 2), names)
+    parts = part(max(64, num_classes), 0), part(16, 1), part(36, 2)
+    return data.Splits(*parts, names, outliers=part(64, 3))
 
 
 @pytest.mark.parametrize("variant", presets.VARIANTS)

@@ -153,6 +153,34 @@ class Scaling(NamedTuple):
     std: np.ndarray
 
 
+def test_sets_that_a_run_saw_as_outliers_are_marked(run, tmp_path):
+    paths = [tmp_path / name for name in ("seen.npz", "other.npz")]
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), np.uint8)
+    for path in paths:
+        np.savez(path, x_train=images, x_test=images)
+    seen, other = map(str, paths)
+    run.config.eval.ood.sets = (seen, other, "uniform")
+    run.config.data.outliers = f"{seen}@train"
+    assert ood_sets.seen_in_training(run, [seen, other]) == []  # no term used them
+    run.config.objective.outliers = 0.1
+    results = evaluation.evaluate(run, tasks=["ood"])
+    numbers = results["ood"]
+    assert not evaluation.failures(results)
+    assert numbers["seen_in_training"] == [seen]
+    warning = "warning: trained on outliers of seen.npz"
+    assert warning in ood_task.ood_verdict(numbers).detail
+    evaluation.draw(run.workdir)
+    page = pathlib.Path(run.workdir, "report.html").read_text()
+    assert page.lower().count(warning) == 2  # at the top and in the section
+    # Of another split, or by another name of the same file.
+    name = f"{tmp_path}/../{tmp_path.name}/seen.npz"
+    run.config.data.outliers = "svhn_cropped@train[:100]"
+    seen_now = ood_sets.seen_in_training(run, ["svhn_cropped", "cifar10", seen])
+    assert seen_now == ["svhn_cropped"]
+    run.config.data.outliers = name
+    assert ood_sets.seen_in_training(run, [f"{seen}@test"]) == [f"{seen}@test"]
+
+
 class VectorRun(runs.Run):
     """A run of vectors: the digits' pixels, in units of their own."""
 

@@ -9,15 +9,20 @@ import numpy as np
 import optax
 import pytest
 import test_step
+import test_train
 import tiny
 
 from ebmjax import (
     adversarial,
+    checkpoint,
+    data,
     logit_queue,
     losses,
     objectives,
     optim,
     parallel,
+    plan,
+    recipe,
     train_step,
 )
 from ebmjax.eval import attacks
@@ -31,7 +36,7 @@ QUEUE = np.random.default_rng(0).normal(size=(12, tiny.NUM_CLASSES)).astype(np.f
 
 
 def written_out_contrast(logits, labels, queue, temperature):
-    """As in the paper: all pairs, logits masked by label, logsumexp over classes."""
+    """As in the paper: every pair, masked by the label, logsumexp over classes."""
     units = [v / np.sqrt(np.sum(v**2)) for v in np.float64(queue)]
     result = []
     for v, y in zip(np.float64(logits), labels, strict=True):
@@ -179,7 +184,7 @@ def test_training_and_evaluation_find_the_same_worst_point_of_a_linear_model(nor
     w = np.random.default_rng(2).normal(size=(16, 2)).astype(np.float32)
     logits_fn = lambda z: z.reshape(len(z), -1) @ w  # noqa: E731
     x, y = 0.5 * BATCH["image"], BATCH["label"] % 2
-    sizes = dict(norm=norm, eps=0.1, step_size=0.05, num_steps=20)
+    sizes = dict(norm=norm, eps=0.1, step_size=1.0, num_steps=20)
     ours, theirs = (
         attack(KEY, logits_fn, x, y, **sizes)
         for attack in (adversarial.pgd_examples, attacks.pgd)
@@ -228,7 +233,7 @@ def test_the_queue_takes_the_logits_of_the_batch_and_drops_its_oldest():
 
 @pytest.mark.parametrize("method", parallel.METHODS)
 def test_four_devices_take_the_hdge_steps_of_one(method):
-    case = hdge(augment=test_step.AUGMENTED)
+    case = hdge(augment=test_step.AUGMENTED).replace(queue_size=24)
     state, batches = test_step.start(case, 4)
     one, one_metrics = one_device(case, state, batches)
     program = parallel.spmd(
@@ -247,7 +252,7 @@ def test_four_devices_take_the_hdge_steps_of_one(method):
     chex.assert_trees_all_close(one_metrics, metrics, rtol=1e-4)
     np.testing.assert_allclose(  # the order within a batch is of no account
         np.sort(one.queue, axis=0),
-        np.sort(np.reshape(four.queue, (12, -1)), axis=0),
+        np.sort(np.reshape(four.queue, (24, -1)), axis=0),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -320,9 +325,8 @@ def test_attacks_differ_between_devices_steps_and_parts():
     starts = []
 
     def recorded(key, logits_fn, x, labels):
-        jax.debug.callback(
-            lambda z: starts.append(z.tobytes()), jax.random.key_data(key)
-        )
+        data = jax.random.key_data(key)
+        jax.debug.callback(lambda data: starts.append(data.tobytes()), data)
         return x
 
     case = tiny.case(adversarial=1.0).replace(attack=recorded, accumulation_steps=2)
@@ -346,3 +350,94 @@ def test_outliers_are_augmented_and_read_from_their_own_arrays():
     logits = case.recipe.network.apply(state.params, {}, x)
     expected = -jax.nn.logsumexp(logits, axis=-1).mean()
     np.testing.assert_allclose(metrics["energy_outliers"], expected, rtol=1e-5)
+
+
+# --- a run ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(objective__outliers=1.0), "set config.data.outliers to its name"),
+        (
+            dict(objective__outliers=1.0, data__outliers_batch_size=30),
+            "config.data.outliers_batch_size of 30 does not divide over 4 devices",
+        ),
+        (
+            dict(
+                objective__outliers=1.0,
+                data__outliers_batch_size=12,
+                optimizer__accumulation_steps=2,
+            ),
+            "outliers_batch_size is 12: .*accumulation_steps=2",
+        ),
+        (
+            dict(objective__contrast=1.0, hdge__queue_size=30),
+            "config.hdge.queue_size of 30 does not divide over 4 devices",
+        ),
+    ],
+)
+def test_what_a_term_needs_is_checked_by_its_key(changes, message):
+    if "set config" not in message:
+        changes["data__outliers"] = "digits@test"
+    with pytest.raises(ValueError, match=message):
+        plan.make_plan(test_train.small(**changes))
+
+
+def test_outliers_may_be_arrays_and_must_be_like_the_data():
+    c = test_train.small(objective__outliers=1.0)
+    splits = data.load("digits", num_valid=60)
+    other = data.Dataset(255 - splits.test.image, splits.test.label)
+    made = plan.make_plan(c, splits=splits._replace(outliers=other))
+    assert made.streams["outliers"].dataset.image is other.image
+    assert "outliers" not in plan.make_plan(test_train.small(), splits=splits).streams
+    wide = data.Dataset(np.zeros((70, 8, 9, 1), np.uint8), np.zeros(70, np.int32))
+    message = r"the set of outliers has examples of uint8 \(8, 9, 1\)"
+    with pytest.raises(ValueError, match=message):
+        plan.make_plan(c, splits=splits._replace(outliers=wide))
+
+
+def test_vectors_are_not_attacked():
+    x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    splits = data.from_arrays(x, y, x, y)
+    c = test_train.small(objective__adversarial=1.0)
+    with pytest.raises(ValueError, match="adversarial is for images, whose pixels"):
+        plan.make_plan(c, splits=splits)
+
+
+def test_numbers_of_the_terms_are_those_of_the_config():
+    c = test_train.small(
+        objective__contrast=1.0,
+        hdge__temperature=0.3,
+        hdge__queue_size=40,
+        outliers__margin_in=-3.0,
+        outliers__margin_out=-2.0,
+        adversarial__norm="l2",
+        adversarial__eps=0.25,
+        adversarial__step_size=0.125,
+        adversarial__num_steps=3,
+    )
+    settings = recipe.settings(c, 10)
+    assert settings.objective.settings == objectives.TermSettings(0.3, -3.0, -2.0)
+    assert plan.make_plan(c).make_state().queue.shape == (4, 10, 10)
+    assert recipe.attack(c).keywords == dict(  # [-1, 1] is two of [0, 1]
+        norm="l2", eps=0.5, step_size=0.25, num_steps=3
+    )
+
+
+def test_a_queue_moves_to_another_number_of_devices(tmp_path):
+    state, _ = test_step.start(hdge(), 1)
+    four = state.replace(queue=logit_queue.split(state.queue, 4))
+    two = state.replace(queue=logit_queue.split(state.queue, 2))
+    like = jax.eval_shape(lambda: two)
+    everywhere = train_step.AXES.replace(queue=None)
+    with checkpoint.manager(str(tmp_path)) as checkpoints:
+        checkpoint.save(checkpoints, 1, four, {})
+        checkpoint.finish(checkpoints)
+        restored, _ = checkpoint.restore_latest(
+            checkpoints, like, num_blocks=1, axes=everywhere
+        )
+        np.testing.assert_array_equal(restored.queue, two.queue)
+        longer = like.replace(queue=jax.ShapeDtypeStruct((2, 7, 3), np.float32))
+        with pytest.raises(ValueError, match=r"queue has shape .12, 3., expected .14"):
+            checkpoint.restore_latest(checkpoints, longer, num_blocks=1)

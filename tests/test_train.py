@@ -32,6 +32,11 @@ OBJECTIVES = {
         "objective.p_x_y": 0.5,
         "objective.energy_variance": 0.1,
         "objective.approximate_mass": 0.1,
+        "objective.contrast": 0.1,
+        "objective.adversarial": 0.1,
+        "objective.outliers": 0.1,
+        "hdge.queue_size": 40,
+        "data.outliers": "digits@test",
     },
     "semi_supervised": {"objective.p_x": 1.0, "data.labels_per_class": 2},
     "separate_streams": {"objective.p_x": 1.0, "data.separate_streams": True},
@@ -47,6 +52,13 @@ OBJECTIVES = {
         "objective.p_x": 0.5,
         "objective.p_x_y": 0.5,
         "sgld.init": "class_gaussian",
+    },
+    "hdge": {"objective.contrast": 1.0, "hdge.queue_size": 40},
+    "adversarial": {"objective.adversarial": 1.0, "adversarial.num_steps": 2},
+    "outliers": {
+        "objective.outliers": 0.1,
+        "data.outliers": "digits@test",
+        "data.outliers_batch_size": 16,
     },
     "many_epochs": {"data.num_valid": 1_350},  # 87 images, two steps an epoch
 }

@@ -199,7 +199,7 @@ def make_run(
         image_shape=list(image_shape),
         num_blocks=settings.num_blocks,
     )._asdict()
-    state = _fresh_state(c, recipes.optimizer(c), variables, chains)
+    state = _fresh_state(c, recipes.optimizer(c), variables, chains, settings)
     with rundir.lock_workdir(workdir, c), checkpoint.manager(workdir) as checkpoints:
         checkpoint.save(checkpoints, 0, state, facts | {"sums": {}, "count": 0})
         checkpoint.finish(checkpoints)
@@ -245,11 +245,15 @@ def _chains(c, settings, image_shape, chains):
     return chains, f"{len(chains)} chains from noise: the file has none"
 
 
-def _fresh_state(c, optimizer, variables, chains):
+def _fresh_state(c, optimizer, variables, chains, settings):
     """A `TrainState` at step 0."""
-    from ebmjax import replay, train_step
+    from ebmjax import logit_queue, replay, train_step
 
     params, stats = variables["params"], variables["batch_stats"]
+    queue = None
+    if "queue" in settings.objective.needs:
+        key, size = jax.random.key(c.seed), settings.queue_size
+        queue = logit_queue.init(key, size, settings.num_classes)[None]
     return train_step.TrainState(
         step=np.int32(0),
         recoveries=np.int32(0),
@@ -259,6 +263,7 @@ def _fresh_state(c, optimizer, variables, chains):
         ema=params if c.optimizer.ema_decay else None,
         # As of one device; training reshards them.
         chains=None if chains is None else replay.Buffer(chains[None]),
+        queue=queue,
     )
 
 
