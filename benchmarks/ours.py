@@ -71,7 +71,7 @@ def check(path, case, program, state, data, batch, key):
     import jax
     import jax.numpy as jnp
 
-    from ebmjax import replay, train_step
+    from ebmjax import augment, replay
 
     recipe, s = code(case).values()
     devices, count = jax.device_count(), case.batch // jax.device_count()
@@ -80,9 +80,7 @@ def check(path, case, program, state, data, batch, key):
     )
     index = np.asarray(batch["index"]).reshape(-1)
     images = {name: jnp.asarray(np.asarray(x)[index]) for name, x in data.items()}
-    prepared = train_step.augment_batch(
-        k_input, None, images, augment_fn=recipe.augment
-    )
+    prepared = augment.augment_batch(k_input, None, images, augment_fn=recipe.augment)
     found = {"x": prepared["image"], "labels": prepared["label"]}
     slots = []
     if case.objective == "jem":

@@ -45,14 +45,14 @@ def input_path():
     """(what makes the network's input of indices, on the host and on the device)."""
     import jax
 
-    from ebmjax import parallel, train_step
+    from ebmjax import augment, parallel
 
     _, _, data, batch = ours.build(CLASSIFIER)
     augment_fn = ours.code(CLASSIFIER)["recipe"].augment
 
     def prepare(data, batch, key, axis_name):
         device = jax.lax.axis_index(axis_name)
-        return train_step.augment_batch(
+        return augment.augment_batch(
             key, data, batch, augment_fn=augment_fn, device=device
         )
 

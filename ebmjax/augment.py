@@ -4,6 +4,7 @@ An augmentation is a function of one example and its own key, so that its result
 not depend on the batch or on the number of devices.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,3 +64,42 @@ def standard(*, pad: int = 0, flip: bool = False, noise_std: float = 0.0) -> Aug
         return x
 
     return augment
+
+
+def augment_batch(
+    key: jax.Array,
+    data: Any,
+    batch: dict,
+    *,
+    augment_fn: Augment,
+    scaling: Any = None,
+    device: jax.Array | int = 0,
+    plain: bool = False,
+) -> dict:
+    """Stored examples -> what the network takes, augmented; nested batches likewise.
+
+    Indices are into `data`, or into what it has under the name of a nested batch.
+
+    Every place in the batch of all devices has a key of its own, so the number of
+    devices changes nothing. With `plain`, only nested batches are augmented.
+    """
+    streams = {name: part for name, part in batch.items() if isinstance(part, dict)}
+    if "index" in batch:
+        arrays = {k: x for k, x in data.items() if not isinstance(x, dict)}
+        batch = {name: values[batch["index"]] for name, values in arrays.items()}
+    count = len(batch["label"])
+    place = device * count + jnp.arange(count)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
+    x = to_float(batch["image"], scaling)
+    x = x if plain else jax.vmap(augment_fn)(keys, x)
+    result = {"image": x, "label": batch["label"]}
+    for i, (name, part) in enumerate(sorted(streams.items()), start=1):
+        result[name] = augment_batch(
+            jax.random.fold_in(key, i),
+            data and data.get(name, data),
+            part,
+            augment_fn=augment_fn,
+            scaling=scaling,
+            device=device,
+        )
+    return result

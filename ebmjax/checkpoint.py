@@ -11,6 +11,7 @@ import functools
 import glob
 import json
 import logging
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,11 +28,8 @@ from ebmjax.train_step import AXES, TrainState
 # The fields that only some configs have: where None, they are not stored.
 OPTIONAL = ("queue", "guard")
 # The fields that a trained model needs: all others but the optimiser's.
-MODEL = tuple(
-    x.name
-    for x in dataclasses.fields(TrainState)
-    if x.name not in ("opt_state", *OPTIONAL)
-)
+NOT_MODEL = {"opt_state", *OPTIONAL}
+MODEL = [x.name for x in dataclasses.fields(TrainState) if x.name not in NOT_MODEL]
 
 
 class CheckpointMismatchError(ValueError):
@@ -49,13 +47,15 @@ def manager(
     if not rundir.in_bucket(folder):
         folder = _LiteralPath(folder)
     best = policies.BestN(
-        get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False
+        get_metric_fn=operator.itemgetter("accuracy"),
+        n=keep_best,
+        keep_checkpoints_without_metrics=False,
     )
     keep = policies.AnyPreservationPolicy([policies.LatestN(keep_last), best])
     # Not orbax's own `read_only`, which warns at every use.
     options = ocp.CheckpointManagerOptions(
         preservation_policy=None if read_only else keep,
-        best_fn=_accuracy,
+        best_fn=operator.itemgetter("accuracy"),
         create=not read_only,
         cleanup_tmp_directories=not read_only,
         save_root_metadata=False,  # all processes would have to take part
@@ -109,10 +109,6 @@ def closing(
                 checkpoints.close()
         raise
     checkpoints.close()
-
-
-def _accuracy(metrics):
-    return metrics["accuracy"]
 
 
 def save(

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ebmjax import checkpoint, parallel, runs, train_step, writers
+from ebmjax import checkpoint, parallel, train_step, writers
 from ebmjax import plan as plans
+from ebmjax.facts import Facts, check_code
 
 MAX_SKIPS = 10  # steps in a row that may be skipped before going back
 
@@ -80,8 +81,8 @@ class Recovery:
     def _check_facts(self, host):
         """Raises `checkpoint.CheckpointMismatchError` for other code or other data."""
         now = self.plan.facts
-        stored = runs.Facts.of(host)
-        runs.check_recipe(self.workdir, stored.own, now.own)
+        stored = Facts.of(host)
+        check_code(self.workdir, stored.own, now.own)
         for name in ("class_names", "image_shape", "scaling", "data_checksum"):
             before, after = getattr(stored, name), getattr(now, name)
             if before != after:

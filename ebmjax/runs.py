@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +24,7 @@ from ebmjax import checkpoint as checkpoints
 from ebmjax import recipe as recipes
 from ebmjax.batching import Model as Model
 from ebmjax.data import Scaling, Splits
-
-
-class Facts(NamedTuple):
-    """What is stored beside each state of a run, for those who read it back."""
-
-    class_names: list[str]
-    image_shape: list[int]  # [H, W, C], or [D] of vectors
-    num_blocks: int  # of the replay buffer
-    own: list[str] | tuple = ()  # fields of the recipe that are code of the user's
-    scaling: list | None = None  # mean and std of vectors
-    data_checksum: int | None = None  # of arrays given to `fit`
-
-    @classmethod
-    def of(cls, host: dict[str, Any]) -> "Facts":
-        """Those in the host's part of a checkpoint."""
-        return cls(**{k: v for k, v in host.items() if k in cls._fields})
+from ebmjax.facts import Facts, check_code
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -292,7 +277,7 @@ def load_with_config(
             f"the run in {workdir} keeps no averaged parameters: its"
             " config.optimizer.ema_decay is 0"
         )
-    check_recipe(
+    check_code(
         workdir, set(facts.own) & set(recipes.FOR_EVALUATION), recipes.given(recipe)
     )
     complete = recipes.complete(recipe, c, len(facts.class_names))
@@ -335,20 +320,6 @@ def load_splits(c: ml_collections.ConfigDict) -> Splits:
         test_fraction=c.data.test_fraction,
         size=c.data.image_size,
     )
-
-
-def check_recipe(workdir: str, needed: Iterable[str], given: Iterable[str]) -> None:
-    """Raises `checkpoint.CheckpointMismatchError` if code of a run is not given again.
-
-    Both are names of fields of a `Recipe`.
-    """
-    missing = sorted(set(needed) - set(given))
-    if missing:
-        raise checkpoints.CheckpointMismatchError(
-            f"{workdir} was trained with {', '.join(missing)} of a recipe, and code is"
-            " never read from a run directory: pass the same recipe= again, or"
-            " --config=FILE whose get_recipe(config) returns it"
-        )
 
 
 def _check_variables(workdir, network, variables, shape):

@@ -21,7 +21,6 @@ OBJECTIVES = {
     "jem": {"objective.p_x": 1.0, "optimizer.ema_decay": 0.9},
     "jem_class_conditional": {"objective.p_x": 1.0, "sgld.class_conditional": True},
     "jem_joint": {"objective.p_x_y": 1.0, "objective.energy_l2": 0.1},
-    "semi_supervised": {"objective.p_x": 1.0, "data.labels_per_class": 4},
     "hdge": {"objective.contrast": 1.0, "hdge.queue_size": 64},
     "adversarial": {"objective.adversarial": 1.0, "adversarial.num_steps": 2},
     "outliers": {
@@ -30,7 +29,6 @@ OBJECTIVES = {
         "data.outliers_batch_size": 16,
     },
     "skipping": {"recovery.skip_sigma": 6.0},
-    "batch_norm": {"model.name": "wide_resnet", "optimizer.name": "sgd"},
 }
 LOGITS = "logits.npy"  # of the first eight test images, float32
 
@@ -41,8 +39,8 @@ def config_of(name):
     c = config.default()
     c.update(num_steps=4, batch_size=16, tensorboard=False)
     c.data.update(name="digits", num_valid=40, pad=0, flip=False)
-    c.model.update(name="mlp", features=(4,), depth=10, width=1, norm="batch")
-    c.sgld.update(num_steps=2, buffer_size=80)
+    c.model.update(name="mlp", features=(4,))
+    c.sgld.update(num_steps=2, buffer_size=40, replace=True)
     c.optimizer.update(learning_rate=1e-2, warmup_steps=0)
     c.every.update(log=2, checkpoint=4, samples=4)
     c.checkpoint.update(keep_last=1, keep_best=0)

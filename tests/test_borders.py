@@ -114,7 +114,8 @@ LAYERS = """
     train_step
     rundir
     checkpoint writers pictures batching
-    runs
+    facts
+    runs sizes
     plan
     recovery
     train

@@ -174,8 +174,9 @@ def make_run(
     checkpoint does not have. Raises ValueError if there is a run in `workdir`, or if
     the number of classes is not that of the data set.
     """
-    from ebmjax import checkpoint, config, runs
+    from ebmjax import checkpoint, config
     from ebmjax import recipe as recipes
+    from ebmjax.facts import Facts
 
     folder = rundir.folder(workdir)
     if rundir.has_checkpoint(folder):
@@ -194,7 +195,7 @@ def make_run(
     if chains is not None:
         image_shape = chains.shape[1:]
     chains, description = _chains(c, settings, image_shape, chains)
-    facts = runs.Facts(
+    facts = Facts(
         class_names=list(class_names),
         image_shape=list(image_shape),
         num_blocks=settings.num_blocks,
