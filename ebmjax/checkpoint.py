@@ -6,7 +6,6 @@ yet logged, facts about the data. Chains are stored as they lie on the devices,
 """
 
 import contextlib
-import dataclasses
 import functools
 import glob
 import json
@@ -27,9 +26,8 @@ from ebmjax.train_step import AXES, TrainState
 
 # The fields that only some configs have: where None, they are not stored.
 OPTIONAL = ("queue", "guard")
-# The fields that a trained model needs: all others but the optimiser's.
-NOT_MODEL = {"opt_state", *OPTIONAL}
-MODEL = [x.name for x in dataclasses.fields(TrainState) if x.name not in NOT_MODEL]
+# The fields that a trained model needs.
+MODEL = ("step", "recoveries", "params", "model_state", "ema", "chains")
 
 
 class CheckpointMismatchError(ValueError):
@@ -46,16 +44,15 @@ def manager(
     folder = rundir.folder(workdir) / rundir.CHECKPOINTS
     if not rundir.in_bucket(folder):
         folder = _LiteralPath(folder)
+    accuracy = operator.itemgetter("accuracy")
     best = policies.BestN(
-        get_metric_fn=operator.itemgetter("accuracy"),
-        n=keep_best,
-        keep_checkpoints_without_metrics=False,
+        get_metric_fn=accuracy, n=keep_best, keep_checkpoints_without_metrics=False
     )
     keep = policies.AnyPreservationPolicy([policies.LatestN(keep_last), best])
     # Not orbax's own `read_only`, which warns at every use.
     options = ocp.CheckpointManagerOptions(
         preservation_policy=None if read_only else keep,
-        best_fn=operator.itemgetter("accuracy"),
+        best_fn=accuracy,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
         save_root_metadata=False,  # all processes would have to take part
@@ -133,8 +130,7 @@ def save(
 
 def _as_stored(state):
     """{field: its tree}, without those of `OPTIONAL` that are None."""
-    fields = {x.name: getattr(state, x.name) for x in dataclasses.fields(state)}
-    return {k: v for k, v in fields.items() if k not in OPTIONAL or v is not None}
+    return {k: v for k, v in vars(state).items() if k not in OPTIONAL or v is not None}
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:

@@ -23,7 +23,7 @@ from ebmjax import (
     train_step,
 )
 from ebmjax import recipe as recipes
-from ebmjax.data import batches
+from ebmjax.data import arrays, batches
 from ebmjax.facts import Facts
 
 
@@ -54,7 +54,7 @@ def make_plan(
     processes.check_same("the config", config.to_json(c).encode())
     given = splits
     splits = read_on_every_process(lambda: given or runs.load_splits(c))
-    checksum = None if given is None else data.checksum(given.train)
+    checksum = None if given is None else arrays.checksum(given.train)
     data.check_splits(splits)
     num_classes = len(splits.class_names)
     complete = recipes.complete(recipe, c, num_classes)

@@ -13,11 +13,9 @@ A path begins with / . or ~, ends in .npz, is a pathlib path, or is the name of 
 folder that exists and of no TFDS data set.
 """
 
-import functools
 import logging
 import os
 import pathlib
-import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,12 +35,6 @@ class Dataset(NamedTuple):
 
     def take(self, index) -> "Dataset":
         return Dataset(self.image[index], self.label[index])
-
-
-def checksum(dataset: Dataset) -> int:
-    """CRC-32 of the examples and labels."""
-    parts = (np.ascontiguousarray(x).data for x in dataset)
-    return functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
 
 
 class Scaling(NamedTuple):

@@ -1,6 +1,9 @@
 """Checks and conversions of arrays that come from files and from users."""
 
+import functools
 import re
+import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -175,3 +178,9 @@ def _check_dataset(field, image, label, train, num_classes):
             f"{field}.label[{bad[0]}] is {label[bad[0]]}; expected 0 to"
             f" {num_classes - 1}, for {num_classes} class_names"
         )
+
+
+def checksum(arrays: Iterable[np.ndarray]) -> int:
+    """CRC-32 of the contents of all."""
+    parts = (np.ascontiguousarray(x).data for x in arrays)
+    return functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
