@@ -156,7 +156,8 @@ class Run:
 
     @functools.cached_property
     def _splits(self):
-        if self.data is None and self.facts.data_checksum is not None:
+        own_data = self.facts and self.facts.data_checksum is not None
+        if self.data is None and own_data:
             raise ValueError(
                 f"{self.workdir} was trained on arrays that were given to fit; pass"
                 " them again: ebmjax.load(..., data=splits)"

@@ -180,7 +180,7 @@ def test_sigterm_to_one_of_them_saves_all(tmp_path):
         told = ours[0].told()
     assert codes == [75, 75], told
     step = runs.load(workdir).step
-    assert f"saved at step {step} after SIGTERM; start again to go on" in told
+    assert f"saved at step {step} after SIGTERM; run again to resume" in told
     assert numbers_of(workdir)[-1]["step"] <= step
 
 

@@ -295,4 +295,5 @@ def test_settings_are_with_the_numbers(run):
     settings = results["ood"]["settings"]
     assert settings["num_images"] == 50 and settings["sets"]
     assert settings["checkpoint"] == "last" and settings["ema"] is False
-    assert settings["sgld"] == {"step_size": 1.0, "noise_std": 0.01}
+    numbers = {"step_size": 1.0, "noise_std": 0.01, "clip_grad": 0.0, "clip_x": 0.0}
+    assert settings["sgld"] == numbers

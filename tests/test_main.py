@@ -134,7 +134,7 @@ def test_a_signal_saves_and_tells_by_the_exit_code(name, code, tmp_path):
         process.send_signal(getattr(signal, name))
         _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert f"after {name}; start again to go on".encode() in err
+    assert f"after {name}; run again to resume".encode() in err
     assert list((tmp_path / "checkpoints").iterdir())
 
 

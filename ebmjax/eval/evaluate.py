@@ -202,7 +202,7 @@ def draw(workdir: str, *, tasks: Mapping[str, Task] = TASKS) -> None:
 def describe(run: runs.Run) -> dict:
     """What stands above every report of a run."""
     c = run.config
-    own_data = run.facts and run.facts.data_checksum
+    own_data = run.facts.data_checksum if run.facts else None
     return {
         "name": rundir.folder(run.workdir).name,
         "step": run.step,

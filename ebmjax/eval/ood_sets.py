@@ -46,8 +46,9 @@ def seen_in_training(run: runs.Run, names: Sequence[str]) -> list[str]:
 
 def _data_set(name):
     base, _ = data.split_name(name)
-    is_tfds = data.is_tfds(base)
-    return base if is_tfds else os.path.realpath(os.path.expanduser(base))
+    if data.source_type(base) not in (data.Folder, data.Npz):
+        return base
+    return os.path.realpath(os.path.expanduser(base))
 
 
 def _reason(name, error):
