@@ -1,6 +1,7 @@
 """Every key of the config is read by a run, its evaluation, or the command line."""
 
 import sys
+import types
 
 import ml_collections
 import pytest
@@ -77,7 +78,8 @@ def test_every_key_is_read(read, tmp_path, monkeypatch):
         recipe.network(c, 10)
     monkeypatch.setattr(processes, "start", lambda **_: None)
     monkeypatch.setattr(cli, "set_up_jax", lambda: None)
-    monkeypatch.setattr(train, "fit", lambda *_, **__: None)
+    run = types.SimpleNamespace(tasks=None)
+    monkeypatch.setattr(train, "fit", lambda *_, **__: run)
     flags.FLAGS(["ebmjax", "--config=jem_digits"])
     main.main(["ebmjax", "--config.eval.tasks="])
     read |= {f"objective.{name}" for name in objectives.TERMS}

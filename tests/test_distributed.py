@@ -157,7 +157,7 @@ def test_four_devices_checkpoint_goes_on_with_two(processes, together, tmp_path)
     workdir = shutil.copytree(together.with_name("half"), tmp_path / "run")
     how = dict(devices=2 // processes, processes=processes)
     told = programs.run(workdir, NO_EVAL, **how)
-    assert "dealing chains of 4 devices to 2" in told
+    assert "resharding the chains of 4 devices to 2" in told
     assert runs.load(workdir).step == 8
     stored = state_of(workdir)[1]["chains"]["samples"]
     assert stored.shape == (2, 200, 8, 8, 1)
