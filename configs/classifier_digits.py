@@ -2,7 +2,7 @@
 
     python -m ebmjax.main --config=configs/classifier_digits.py
 
-Measured: 97.8 % test accuracy, ECE 1.8 % (seed 0).
+Measured: 97.8 % test accuracy, ECE 2.3 % (seed 0).
 """
 
 from ebmjax import presets

@@ -2,7 +2,7 @@
 
     python -m ebmjax.main --config=configs/jem_digits.py
 
-Measured: 97.2 % test accuracy, ECE 6.7 %, and a buffer of recognisable digits (seed 0).
+Measured: 97.8 % test accuracy, ECE 5.3 %, and a buffer of recognisable digits (seed 0).
 """
 
 from ebmjax import presets

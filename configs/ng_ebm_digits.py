@@ -2,7 +2,7 @@
 
     python -m ebmjax.main --config=configs/ng_ebm_digits.py
 
-Measured: 96.1 % test accuracy, ECE 20.6 % (2.0 % after temperature scaling; seed 0).
+Measured: 95.6 % test accuracy, ECE 19.5 % (2.3 % after temperature scaling; seed 0).
 """
 
 from ebmjax import presets

@@ -206,3 +206,9 @@ def test_numbers_of_other_parameters_are_marked(tmp_path):
     numbers["ood"]["settings"] = {"ema": True}
     page = rendered(tmp_path, numbers)
     assert "ood is of the averaged parameters: evaluate it again" in page.text
+
+
+def test_a_chart_of_curves_shows_all_of_their_points():
+    figure = charts.curves({"PGD": ([0.0, 8.0, 16.0], [1.0, 0.5, 0.1])}, "eps", "acc")
+    low, high = figure.axes[0].get_xlim()
+    assert low == 0 and high >= 16

@@ -100,15 +100,17 @@ def curves(
     the colour `first` of `SERIES`.
     """
     figure, (axes,) = _figure()
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02), xlim=(0, None))
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     if of_shares:
         axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-        axes.set(xlim=(0, 1), ylim=(0, 1.01))
+        axes.set(ylim=(0, 1.01))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
     for i, (name, (x, y)) in enumerate(named.items(), start=first):
         marker = {"marker": "o", "ms": 4} if len(x) < 20 else {}
         axes.plot(x, y, label=name, **_line(i), **marker)
+    # Not before: a limit that is set stops the other one from following the curves.
+    axes.set(xlim=(0, 1 if of_shares else None))
     return _with_legend(figure, axes)
 
 
