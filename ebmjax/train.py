@@ -31,6 +31,7 @@ from ebmjax import (
 from ebmjax import plan as plans
 from ebmjax import recipe as recipes
 from ebmjax.data import batches
+from ebmjax.eval import calibration
 
 LAG = 2  # steps that run on the device while the metrics of an older one are read
 
@@ -244,7 +245,7 @@ class Timer:
 
 
 def validate(state: train_step.TrainState, step: int, plan: plans.Plan) -> dict | None:
-    """Accuracy and NLL on the held-out examples; None if there are none."""
+    """Accuracy, NLL and calibration on the held-out examples; None without any."""
     c, valid = plan.config, plan.splits.valid
     if not len(valid.label):
         return None
@@ -257,8 +258,13 @@ def validate(state: train_step.TrainState, step: int, plan: plans.Plan) -> dict 
     )
     if not np.all(np.isfinite(logits)):
         raise recovery.Diverged(step, "a validation logit", math.nan)
-    nll = metrics.nll_from_logits(logits, valid.label)
-    return {"accuracy": metrics.accuracy(logits, valid.label), "nll": nll}
+    probs = metrics.softmax(logits)
+    return {
+        "accuracy": metrics.accuracy(logits, valid.label),
+        "nll": metrics.nll_from_logits(logits, valid.label),
+        "ece": calibration.ece(probs, valid.label, c.eval.num_bins),
+        "confidence": float(probs.max(axis=-1).mean()),
+    }
 
 
 def _draw_chains(state, step, session):

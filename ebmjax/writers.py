@@ -23,6 +23,7 @@ SKIPPED = "skipped"  # metric: the number of steps that were skipped
 SHOWN = {
     "loss": "loss {:.3f}",
     "accuracy": "acc {:.3f}",
+    "ece": "ECE {:.3f}",
     "adversarial_accuracy": "adversarial acc {:.3f}",
     "energy_data": "E(data) {:.2f}",
     "energy_model": "E(model) {:.2f}",
