@@ -96,7 +96,30 @@ NORMS = ("", "batch", "instance", "layer", "act")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("constant", "step", "cosine")
 CHAIN_STARTS = ("uniform", "gaussian", "class_gaussian")
-TASKS = ("classification", "calibration", "ood", "attacks", "samples")
+TASKS = ("classification", "calibration", "shift", "ood", "attacks", "samples")
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "gaussian_blur",
+    "brightness",
+    "contrast",
+    "pixelate",
+    "jpeg_compression",
+)
+PUBLISHED_CORRUPTIONS = (  # the others of CIFAR-10-C
+    "speckle_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "elastic_transform",
+    "spatter",
+    "saturate",
+)
 
 # The JEM paper's values wherever it has them.
 KEYS = {
@@ -270,6 +293,17 @@ KEYS = {
     "eval.num_bins": Key(15, "of calibration errors", min=1),
     "eval.noise_std": Key(
         0.0, "classify test images with this noise too; the papers: 0.03", min=0
+    ),
+    "eval.shift.corruptions": Key(
+        CORRUPTIONS,
+        "of test images, each in five severities",
+        choices=CORRUPTIONS + PUBLISHED_CORRUPTIONS,
+    ),
+    "eval.shift.num_images": Key(
+        1_000, "the first of the test set; CIFAR-10-C: 10,000", min=1
+    ),
+    "eval.shift.folder": Key(
+        "", "with the .npy files of CIFAR-10-C; '' makes the corruptions"
     ),
     # JEM for CIFAR-10: svhn_cropped, cifar100, interpolation, celeb_a.
     "eval.ood.sets": Key(
