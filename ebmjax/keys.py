@@ -310,6 +310,15 @@ KEYS = {
         ("interpolation", "uniform", "gaussian", "constant"),
         "these four, names of TFDS sets, folders of images or .npz files",
     ),
+    "eval.ood.near": Key((), "more sets, the near ones of OpenOOD's tables", item=str),
+    "eval.ood.far": Key((), "more sets, the far ones of OpenOOD's tables", item=str),
+    "eval.ood.temperature": Key(
+        0.0, "of a further energy score, T logsumexp f(x) / T; 0 is without", min=0
+    ),
+    "eval.ood.num_fit": Key(
+        10_000, "training examples to which scores of features are fitted", min=0
+    ),
+    "eval.ood.neighbours": Key(50, "k of the nearest-neighbour score", min=1),
     "eval.ood.num_images": Key(10_000, "the first of each set, at most", min=1),
     "eval.ood.noise_std": Key(0.03, "Gaussian noise in [-1, 1], as JEM", min=0),
     "eval.ood.refine_steps": Key(

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 from scipy.stats import norm
 from sklearn import metrics
 
 from ebmjax import sgld
-from ebmjax.eval import ood
+from ebmjax.eval import feature_scores, ood
 
 
 def langevin(step_size, noise_std):
@@ -173,12 +174,14 @@ def test_scores_of_known_logits():
         for name, score in ood.SCORES.items()
     }
     entropy = -(0.7 * np.log(0.7) + 0.2 * np.log(0.2) + 0.1 * np.log(0.1))
+    tempered = special.softmax(logits[0] / 1000)
     expected = {
         "log_density": [0, np.log(6)],
         "max_log_prob": np.log([0.7, 1 / 3]),
         "approximate_mass": [0, 0],
         "negative_entropy": [-entropy, -np.log(3)],
         "max_logit": np.log([0.7, 2.0]),
+        "odin": np.log([3 * tempered[0], 1]),  # of p / (1/3) at T = 1000
     }
     assert scores.keys() == expected.keys()
     for name, score in scores.items():
@@ -202,11 +205,12 @@ def test_max_log_prob_tells_apart_what_float32_calls_certain():
     assert np.sum(probs == 1) == 3  # which would be three ties
 
 
-def test_all_scores_together_cost_one_forward_and_one_backward_pass():
+def test_all_scores_but_odin_together_cost_one_forward_and_one_backward_pass():
     w = jnp.ones((4, 3))
+    together = {k: score for k, score in ood.SCORES.items() if k != "odin"}
 
     def all_scores(x):
-        return {name: score(lambda x: x @ w, x) for name, score in ood.SCORES.items()}
+        return {name: score(lambda x: x @ w, x) for name, score in together.items()}
 
     compiled = jax.jit(all_scores).lower(jnp.ones((2, 4))).compile()
     assert compiled.as_text().count(" dot(") <= 2
@@ -254,7 +258,7 @@ def test_larger_means_more_like_the_data():
         return {**plain, **{f"refined {k}": v for k, v in refined._asdict().items()}}
 
     inside, outside = all_scores(data), all_scores(far)
-    assert len(inside) == 8
+    assert len(inside) == 9
     for name in inside:
         assert np.min(inside[name]) > np.max(outside[name]), name
 
@@ -323,3 +327,55 @@ def test_noise_and_constant_images():
     assert constant.shape == shape
     assert (constant == constant[:, :1, :1]).all()
     assert len(np.unique(constant)) == 200 * 3
+
+
+def test_odin_moves_inputs_towards_certainty():
+    w = jnp.array([[1.0, -2.0], [0.5, 3.0]])
+    x = jnp.array([[0.3, -0.2], [1.0, 0.1]])
+
+    def top(x, temperature):
+        return jax.nn.log_softmax(x @ w / temperature).max(-1)
+
+    sign = jnp.sign(jax.grad(lambda x: top(x, 10.0).sum())(x))
+    found = ood.odin(lambda x: x @ w, x, temperature=10.0, eps=0.2)
+    np.testing.assert_allclose(
+        found, top(x + 0.2 * sign, 10.0) + np.log(2), rtol=1e-4, atol=1e-6
+    )
+    assert np.all(found > ood.odin(lambda x: x @ w, x, temperature=10.0, eps=0.0))
+
+
+def test_tempered_energy():
+    x = jnp.array([[1.0, 2.0, -1.0]])
+    expected = 2 * np.log(np.exp(np.asarray(x) / 2).sum(-1))
+    np.testing.assert_allclose(
+        ood.tempered_log_density(2.0)(lambda x: x, x), expected, rtol=1e-6
+    )
+
+
+def random_features():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 200)
+    mix = rng.normal(size=(5, 5))
+    train = rng.normal(size=(200, 5)) @ mix + 2 * label[:, None]
+    return train, label, rng.normal(size=(30, 5)) @ mix
+
+
+def test_mahalanobis_is_the_distance_to_the_nearest_class():
+    train, label, x = random_features()
+    means = [train[label == c].mean(0) for c in range(3)]
+    centred = train - np.stack(means)[label]
+    inverse = np.linalg.inv(centred.T @ centred / len(train))
+    expected = [-min((f - m) @ inverse @ (f - m) for m in means) for f in x]
+    found = feature_scores.mahalanobis(train, label, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    constant = np.pad(train, ((0, 0), (0, 1)))  # a feature that does not vary
+    again = feature_scores.mahalanobis(constant, label, np.pad(x, ((0, 0), (0, 1))))
+    np.testing.assert_allclose(again, expected, rtol=1e-6)
+
+
+def test_the_kth_nearest_neighbour_of_unit_features():
+    train, _, x = random_features()
+    unit = [a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (train, x)]
+    distance = np.sort(np.linalg.norm(unit[1][:, None] - unit[0][None], axis=-1))
+    found = feature_scores.nearest_neighbour(train, x, k=7)
+    np.testing.assert_allclose(found, -distance[:, 6], rtol=1e-6)

@@ -13,7 +13,7 @@ from eval_runs import make_run
 
 from ebmjax import data, runs
 from ebmjax.eval import evaluate as evaluation
-from ebmjax.eval import ood, ood_sets
+from ebmjax.eval import feature_scores, ood, ood_sets
 from ebmjax.eval.result import Progress
 from ebmjax.eval.tasks import ood as ood_task
 
@@ -245,3 +245,42 @@ def test_noise_has_the_moments_of_vectors(vectors):
 
 def _file(content):
     return io.BytesIO(content)
+
+
+def test_near_and_far_sets_have_means_and_openoods_table(run):
+    run.config.eval.ood.sets = ("constant",)
+    run.config.eval.ood.near = ("interpolation", "gaussian")
+    run.config.eval.ood.far = ("uniform", "constant")
+    run.config.eval.ood.temperature = 2.0
+    result = ood_task.compute(run, PROGRESS)
+    sets = {n: x["scores"] for n, x in result.numbers["sets"].items()}
+    assert list(sets) == ["constant", "interpolation", "gaussian", "uniform"]
+    for score in ("tempered_log_density", "mahalanobis", "nearest_neighbour", "odin"):
+        near = [sets[name][score]["auroc"] for name in ("interpolation", "gaussian")]
+        found = result.numbers["groups"]["near"][score]["auroc"]
+        np.testing.assert_allclose(found, np.mean(near))
+    lines = result.files["openood.csv"].decode().splitlines()
+    assert lines[0] == "score,dataset,FPR@95,AUROC,AUPR_IN,AUPR_OUT,ACC"
+    (row,) = (line for line in lines if line.startswith("max_logit,farood"))
+    values = np.float64(row.split(",")[2:])
+    far = result.numbers["groups"]["far"]["max_logit"]
+    np.testing.assert_allclose(values[0], 100 * far["fpr95_out"], atol=0.005)
+    x, y = (a[:50] for a in run.splits().test)
+    correct = run.logits(x).argmax(-1) == y
+    np.testing.assert_allclose(values[4], 100 * correct.mean(), atol=0.005)
+
+
+def test_scores_of_features_are_fitted_to_training_examples(run):
+    run.config.eval.ood.update(noise_std=0.0, num_fit=100, sets=("uniform",))
+    arrays = np.load(_file(ood_task.compute(run, PROGRESS).files["ood_scores.npz"]))
+    splits = run.splits()
+    train, test = (
+        (s.image.reshape(len(s.image), -1) / 127.5 - 1)[:, ::4]
+        for s in (splits.train, splits.test)
+    )
+    expected = feature_scores.mahalanobis(
+        train[:100], splits.train.label[:100], test[:50]
+    )
+    np.testing.assert_allclose(arrays["test/mahalanobis"], expected, rtol=1e-3)
+    run.config.eval.ood.num_fit = 0
+    assert "mahalanobis" not in ood_task.compute(run, PROGRESS).numbers["labels"]

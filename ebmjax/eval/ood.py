@@ -63,6 +63,38 @@ def max_logit(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
     return _logits(logits_fn, x).max(axis=-1)
 
 
+def tempered_log_density(temperature: float) -> Callable:
+    """The score T logsumexp_y f(x)[y] / T, minus the energy of Liu et al. (2020)."""
+
+    def score(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
+        return -temperature * energy.from_logits(_logits(logits_fn, x) / temperature)
+
+    return score
+
+
+def odin(
+    logits_fn: LogitsFn,
+    x: jax.Array,
+    *,
+    temperature: float = 1000.0,
+    eps: float = 0.0014,
+) -> jax.Array:
+    """max_y log p_T(y | x'), p_T of logits over T, x' = x + eps sign ∇ log max p_T.
+
+    ODIN, Liang et al. (2018), with the constants of the paper; eps is in the units
+    of x.  [B, ...] -> [B].
+    """
+
+    def score(x):
+        logits = _logits(logits_fn, x)
+        below = (logits - logits.max(axis=-1, keepdims=True)) / temperature
+        # log Σ exp(below) - log K, without the rounding of sums near K.
+        return -jnp.log1p(jnp.mean(jnp.expm1(below), axis=-1))
+
+    gradient = jax.grad(lambda x: score(x).sum())(x)
+    return score(x + eps * jnp.sign(gradient))
+
+
 def _logits(logits_fn, x):
     logits = logits_fn(x)
     chex.assert_rank(logits, 2)
@@ -81,8 +113,8 @@ class Score(NamedTuple):
         return self.fn(logits_fn, x)
 
 
-# Called together under one jit they share one forward pass: the compiler sees
-# the same expression in each.
+# Called together under one jit all but ODIN, which moves x, share one forward pass:
+# the compiler sees the same expression in each.
 SCORES = {
     "log_density": Score(log_density, "log p(x)", "log p(x) + log Z, nats"),
     "max_log_prob": Score(max_log_prob, "max p(y | x)", "log max p(y | x), nats"),
@@ -91,6 +123,7 @@ SCORES = {
     ),
     "negative_entropy": Score(negative_entropy, "−entropy of p(y | x)"),
     "max_logit": Score(max_logit, "max logit"),
+    "odin": Score(odin, "ODIN", "log max p(y | x) / p uniform at T = 1000"),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from ebmjax import runs
-from ebmjax.eval import ood, ood_sets
+from ebmjax.eval import calibration, feature_scores, ood, ood_sets, openood
 from ebmjax.eval.ood import SCORES, Score
 from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
@@ -31,6 +31,11 @@ REFINEMENT_LABELS = {
     "refined_grad_norm": "gradient lost in refinement",
     "refined_distance": "distance moved in refinement",
 }
+FITTED_LABELS = REFINEMENT_LABELS | feature_scores.LABELS
+TEMPERED = "tempered_log_density"
+FEATURES = "features"  # go with the scores of a batch, and are none
+GROUPS = ("near", "far")  # of OpenOOD
+RESERVED = (*FITTED_LABELS, TEMPERED, FEATURES)  # names that own scores cannot have
 NUM_HISTOGRAMS = 3  # that are not folded away: the scores of the JEM paper
 TABLES = {
     "auroc": ("AUROC", max),
@@ -47,10 +52,10 @@ def task(scores: Mapping[str, Score] = SCORES) -> Task:
     Raises ValueError for a name that cannot be part of a file name.
     """
     for name in scores:
-        if not re.fullmatch(r"[\w.-]+", name) or name in REFINEMENT_LABELS:
+        if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
             raise ValueError(
                 f"{name!r} cannot be the name of an OOD score: use letters, digits and"
-                " underscores, and none of " + ", ".join(REFINEMENT_LABELS)
+                " underscores, and none of " + ", ".join(RESERVED)
             )
     return TASK._replace(compute=functools.partial(compute, scores=scores))
 
@@ -58,16 +63,22 @@ def task(scores: Mapping[str, Score] = SCORES) -> Task:
 def compute(
     run: runs.Run, progress: Progress, scores: Mapping[str, Score] = SCORES
 ) -> Result:
-    """AUROC, AUPR and FPR of each score against each set of `eval.ood.sets`.
+    """AUROC, AUPR and FPR of each score against each set of `eval.ood.sets`, `near`
+    and `far`, and their means.
 
     A set that cannot be read is an {"error": why} in its place, a score that is not
     finite somewhere is one in "not_finite"; the others stay.
     """
     c = run.config.eval.ood
     test = run.splits().test.image[: c.num_images]
-    images, sets = ood_sets.read_all(run, tuple(dict.fromkeys(c.sets)), test, progress)
+    asked = tuple(dict.fromkeys((*c.sets, *c.near, *c.far)))
+    images, sets = ood_sets.read_all(run, asked, test, progress)
     images = {"test": test} | images
+    if c.temperature:
+        fn, label = ood.tempered_log_density(c.temperature), "log p(x) at T ="
+        scores = {**scores, TEMPERED: Score(fn, f"{label} {c.temperature:g}")}
     by_set = _scores(run, scores, images, progress)
+    _add_feature_scores(run, by_set, progress)
     not_finite = _not_finite(by_set)
     kept = [score for score in by_set["test"] if score not in not_finite]
     if not kept:
@@ -79,8 +90,8 @@ def compute(
     seen = ood_sets.seen_in_training(run, list(sets))
     if seen:
         logging.warning("the run was trained on outliers of %s", ", ".join(seen))
-    labels = {name: score.label for name, score in scores.items()} | REFINEMENT_LABELS
-    completed = [x["scores"] for x in sets.values() if "scores" in x]
+    labels = {name: score.label for name, score in scores.items()} | FITTED_LABELS
+    completed = {name: x["scores"] for name, x in sets.items() if "scores" in x}
     rows = {name: x[:COLUMNS] for name, x in images.items() if len(x) >= COLUMNS}
     numbers = {
         "num_images": len(test),
@@ -88,8 +99,14 @@ def compute(
         "refine_steps": c.refine_steps,
         "labels": {score: labels[score] for score in kept},
         "axes": {name: score.axis for name, score in scores.items() if score.axis},
-        "sets": {name: sets[name] for name in dict.fromkeys(c.sets)},  # in order
-        "mean": _mean(completed),
+        "num_fit": min(c.num_fit, len(run.splits().train.label)),
+        "sets": {name: sets[name] for name in asked},  # in order
+        "mean": _mean([*completed.values()]),
+        "groups": {
+            group: _mean([completed[name] for name in c[group] if name in completed])
+            for group in GROUPS
+            if c[group]
+        },
         "pictured": list(rows) if has_images(run) else [],
         "not_finite": not_finite,
         "seen_in_training": seen,
@@ -97,6 +114,10 @@ def compute(
     arrays = {"test": inside} | by_set
     arrays = {f"{n}/{k}": v for n, x in arrays.items() for k, v in x.items()}
     files = {"ood_scores.npz": npz(arrays)}
+    if numbers["groups"]:
+        logits, label = run.logits(test), run.splits().test.label[: len(test)]
+        accuracy = calibration.accuracy(logits, label)
+        files["openood.csv"] = openood.table(numbers, accuracy).encode()
     if numbers["pictured"]:
         files["ood_examples.png"] = picture(np.concatenate([*rows.values()]), COLUMNS)
     return Result(numbers, files)
@@ -127,6 +148,8 @@ def _scores(run, scores, images, progress):
                 sampler=run.sampler,
             )
             values |= {f"refined_{k}": v for k, v in refined._asdict().items()}
+        if c.num_fit:
+            values[FEATURES] = model.features(x)
         return values
 
     values = run.map(
@@ -141,6 +164,29 @@ def _scores(run, scores, images, progress):
         for name, of_set in zip(images, np.split(of_all, ends), strict=True):
             by_set[name][score] = of_set
     return by_set
+
+
+def _add_feature_scores(run, by_set, progress):
+    """Replaces the features in {set: {score: [N]}} by the scores fitted to those of
+    training examples, which are seen as they are, without noise."""
+    c = run.config.eval.ood
+    features = {name: values.pop(FEATURES, None) for name, values in by_set.items()}
+    train = run.splits().train
+    image, label = train.image[: c.num_fit], train.label[: c.num_fit]
+    if not len(label):
+        return
+
+    def features_of(model, key, image):
+        return model.features(model.to_float(image))
+
+    fitted = run.map(
+        features_of, image, progress=progress("features of training examples")
+    )
+    for name, x in features.items():
+        new = dict.fromkeys(feature_scores.LABELS, np.full(len(x), np.nan))
+        if np.isfinite(x).all() and np.isfinite(fitted).all():
+            new = feature_scores.scores(fitted, label, x, k=c.neighbours)
+        by_set[name] |= new
 
 
 def _not_finite(by_set):
@@ -282,7 +328,8 @@ def _roc(arrays, name, score):
 def _table(numbers, sets, metric):
     """One row a score, one column a set, the best of a column marked."""
     (title, best), labels = TABLES[metric], set_labels(numbers["sets"])
-    columns = [*sets.values(), numbers["mean"]]
+    groups = {name: mean for name, mean in numbers.get("groups", {}).items() if mean}
+    columns = [*sets.values(), *groups.values(), numbers["mean"]]
     tops = [best(scores[metric] for scores in column.values()) for column in columns]
     rows = []
     for score, label in numbers["labels"].items():
@@ -290,7 +337,8 @@ def _table(numbers, sets, metric):
         marked = [i for i, value in enumerate(values) if value == tops[i]]
         cells = [label, *(f"{value:.3f}" for value in values)]
         rows.append(page.Row(cells, tuple(i + 1 for i in marked)))
-    return page.Table(title, ["", *(labels[name] for name in sets), "mean"], rows)
+    head = ["", *(labels[name] for name in sets), *groups, "mean"]
+    return page.Table(title, head, rows)
 
 
 TASK = Task(
