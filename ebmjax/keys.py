@@ -377,6 +377,17 @@ KEYS = {
     "eval.samples.num_steps": Key(200, "SGLD steps from noise; JEM: 40,000", min=1),
     "eval.samples.num_reference": Key(10_000, "training images to compare with", min=2),
     "eval.samples.extractor": Key(
-        "", "a run directory whose features are used; '' is this run"
+        "", "'' is this run; a run directory, or inception:FILE, gives the features"
+    ),
+    "eval.samples.inception_input": Key(
+        "tensorflow",
+        "how images get to Inception; 'pytorch' is as in pytorch-fid",
+        choices=("tensorflow", "pytorch"),
+    ),
+    "eval.samples.buffer_share": Key(
+        1.0,
+        "below 1, also scores the most confident of each class; SADA-JEM: 0.9",
+        above=0,
+        max=1,
     ),
 }

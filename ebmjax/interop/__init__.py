@@ -57,6 +57,17 @@ def save_torch_checkpoint(
     rundir.write(rundir.expand(path), file.getvalue())
 
 
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a PyTorch file by name; nothing in it is executed.
+
+    Raises ValueError if it does not hold a state dict, ImportError without PyTorch.
+    """
+    try:
+        return _arrays(_unwrap(_read(path))[0])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 # Files
 
 

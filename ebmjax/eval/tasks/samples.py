@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from ebmjax import processes, runs
-from ebmjax.eval import calibration, frechet, ood, samples
+from ebmjax import runs
+from ebmjax.eval import calibration, ood, sample_scores, samples
 from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
     COLUMNS,
@@ -31,7 +31,7 @@ def compute(run: runs.Run, progress: Progress) -> Result:
     if not has_images(run):
         return skipped("samples are shown as pictures: the data are vectors")
     c, splits = run.config.eval.samples, run.splits()
-    extractor = _extractor(run)  # before anything that takes long
+    extract = sample_scores.extractor(run)  # before anything that takes long
     columns = min(run.num_classes, COLUMNS)
     start, chains = _chains(run, c.num_chains, progress("chains on p(x)"))
     labels = np.tile(np.arange(columns, dtype=np.int32), PER_CLASS)
@@ -68,7 +68,9 @@ def compute(run: runs.Run, progress: Progress) -> Result:
         "trace": dict(zip(("q05", "median", "q95"), quantiles, strict=True)),
         "class_columns": list(run.class_names[:columns]),
         "neighbours_of": kind,
-        "scores": _scores(run, extractor, images, progress),
+        "scores": sample_scores.scores(
+            run, extract, images, progress("features of samples and data")
+        ),
     }
     files = {f"{name}.png": png for name, png in pictures.items()}
     files |= {"energies.npz": npz(energies), "samples.npz": npz(images)}
@@ -113,74 +115,6 @@ def _extremes(run, log_density, columns):
     }
 
 
-def _extractor(run):
-    """The run whose features and classes the scores are computed with."""
-    path = run.config.eval.samples.extractor
-    if not path:
-        return run
-
-    def load():
-        try:
-            return runs.load(path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"config.eval.samples.extractor: {error}. Inception's weights are not"
-                " part of ebmjax: give its tools the images of eval/samples.npz, or"
-                " their features to ebmjax.eval.frechet"
-            ) from error
-
-    extractor = processes.on_every_process(load)
-    if extractor.image_shape != run.image_shape:
-        raise ValueError(
-            f"config.eval.samples.extractor {path} takes images"
-            f" {extractor.image_shape}, expected {run.image_shape}"
-        )
-    return extractor
-
-
-def _scores(run, extractor, images, progress):
-    """Fréchet distance, KID and Inception Score of every kind of samples.
-
-    As many test images are scored beside them: as near to the training images as
-    samples can be expected to come.
-    """
-    c, splits = run.config.eval.samples, run.splits()
-    sets = {"test": splits.test.image} | images
-    num = min(len(x) for x in sets.values())
-    num = min(num, c.num_chains)
-
-    def extract(model, key, image):
-        x = model.to_float(image)
-        return model.features(x), model.logits(x)
-
-    train = splits.train.image[: c.num_reference]
-    examples = np.concatenate([train, *(x[:num] for x in sets.values())])
-    features, logits = extractor.map(
-        extract, examples, progress=progress("features of samples and data")
-    )
-    cuts = len(train) + num * np.arange(len(sets))
-    reference, *features = np.split(features, cuts)
-    _, *logits = np.split(logits, cuts)
-    rows = {}
-    for name, f, g in zip(sets, features, logits, strict=True):
-        kid = frechet.kid(f, reference, subset_size=min(1_000, num))
-        probs = calibration.softmax(g)
-        score = frechet.inception_score(probs, num_splits=min(10, num))
-        rows[name] = {
-            "frechet_distance": frechet.frechet_distance(f, reference),
-            "kid": kid._asdict(),
-            "inception_score": score._asdict(),
-        }
-    return {
-        "extractor": c.extractor or "this run",
-        "num_features": reference.shape[1],
-        "num_samples": num,
-        "num_reference": len(train),
-        "selected": False,
-        "sets": rows,
-    }
-
-
 # --- how it is shown -----------------------------------------------------------
 
 
@@ -188,25 +122,24 @@ def sample_quality_verdict(numbers: dict) -> Verdict:
     scores, name = numbers["scores"], numbers["neighbours_of"]
     distance = {k: row["frechet_distance"] for k, row in scores["sets"].items()}
     detail = (
-        f"Fréchet distance of {scores['num_samples']} images of the"
-        f" {'replay buffer' if name == 'buffer' else 'chains'} to training images, by"
-        f" features of {scores['extractor']}; test images have"
-        f" {format_number(distance['test'], '.3g')}"
+        f"{sample_scores.distance_name(scores)} of {scores['num_samples']} images of"
+        f" the {'replay buffer' if name == 'buffer' else 'chains'} to training images;"
+        f" test images have {format_number(distance['test'], '.3g')}"
     )
     if numbers["num_diverged"]:
         total = numbers["num_chains"]
         detail += f"; {numbers['num_diverged']} of {total} chains diverged"
-    return Verdict(f"FD {format_number(distance[name], '.3g')}", detail)
+    short = "FID" if sample_scores.is_inception(scores) else "FD"
+    return Verdict(f"{short} {format_number(distance[name], '.3g')}", detail)
 
 
 def measures(numbers: dict) -> list[Measure]:
     scores = numbers["scores"]
-    extractor = scores["extractor"]
     # By its own features each run is measured with another rule.
-    better = "lower" if extractor != "this run" else ""
+    better = "lower" if scores["extractor"] != "this run" else ""
     return [
         Measure(
-            f"Fréchet distance by features of {extractor}, {name}",
+            f"{sample_scores.distance_name(scores)}, {name}",
             row["frechet_distance"],
             "",
             better,
@@ -289,16 +222,27 @@ def _table(scores):
         )
         for name, row in scores["sets"].items()
     ]
-    return page.Table(
-        "Distances to the training images",
-        ["samples", "Fréchet distance", "kernel distance", "Inception Score's formula"],
-        rows,
+    text = (
         f"On {scores['num_features']} features and the classes of"
-        f" {scores['extractor']}, {scores['num_samples']} samples of each kind, none"
-        f" selected, against {scores['num_reference']:,} training images. Not FID and"
-        " IS, which use an Inception network: compare with the row of test images."
-        " The samples are in eval/samples.npz.",
+        f" {scores['extractor']}, {scores['num_samples']} samples of each kind against"
+        f" {scores['num_reference']:,} training images."
     )
+    head = ["samples", "FID", "KID", "Inception Score"]
+    if sample_scores.is_inception(scores):
+        text += f" Images are resized as by {scores['input']}. The papers take 50,000."
+    else:
+        head = [
+            "samples",
+            "Fréchet distance",
+            "kernel distance",
+            f"{head[3]}'s formula",
+        ]
+        text += (
+            " Not FID and IS, which use an Inception network: compare with the row of"
+            " test images."
+        )
+    text += " The samples are in eval/samples.npz."
+    return page.Table("Distances to the training images", head, rows, text)
 
 
 def compare(columns: Sequence[Column]) -> list[page.Panel]:
