@@ -92,7 +92,7 @@ def fit(
         state, meter = start.newest()
         writer = _writer(workdir, config, int(state.step), writers or ())
         stack.callback(writer.close)
-        run_step = stack.enter_context(_step_program(plan))
+        run_step = stack.enter_context(step_program(plan))
         session = Session(plan, run_step, checkpoints, writer, stop_requests)
         while True:
             try:
@@ -124,7 +124,7 @@ def _writer(workdir, c, step, own):
 
 
 @contextlib.contextmanager
-def _step_program(plan: plans.Plan) -> Iterator[Callable]:
+def step_program(plan: plans.Plan) -> Iterator[Callable]:
     """The compiled step with its data: (state, its step) -> state, metrics."""
     c, axes = plan.config, plan.axes
     program = parallel.spmd(
