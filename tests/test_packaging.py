@@ -65,11 +65,17 @@ def test_what_is_imported_is_declared():
     assert REQUIRED - anywhere <= NOT_IMPORTED
 
 
-def test_a_declared_package_has_a_version_for_continuous_integration():
-    text = (ROOT / "constraints.txt").read_text().splitlines()[1:]
+@pytest.mark.parametrize(
+    "file, without",  # the tests need no TensorFlow, and on the newest no PyTorch
+    [
+        ("constraints.txt", {"tensorflow-cpu"}),
+        ("constraints-newest.txt", {"tensorflow-cpu", "torch"}),
+    ],
+)
+def test_a_declared_package_has_a_recorded_version(file, without):
+    text = (ROOT / file).read_text().splitlines()[1:]
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in text}
-    # Beside these the tests need no TensorFlow.
-    declared = REQUIRED.union(*EXTRAS.values()) - {"tensorflow-cpu"}
+    declared = REQUIRED.union(*EXTRAS.values()) - without
     assert declared - pinned == set()
 
 
@@ -78,6 +84,17 @@ def test_the_extra_all_has_every_extra():
     accelerators = {"cuda12", "cuda13", "tpu"}  # one of them at a time
     found = set(re.search(r"\[(.*)\]", text)[1].split(","))
     assert found == set(EXTRAS) - accelerators
+
+
+def test_type_checkers_see_the_names_that_are_loaded_lazily():
+    stub = ast.parse((ROOT / "ebmjax" / "__init__.pyi").read_text())
+    names = {
+        alias.asname
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert names == set(ebmjax.__all__)
 
 
 @pytest.fixture(scope="module")
