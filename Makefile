@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all golden lint bench clean
+.PHONY: demo test test-all golden lint typecheck bench clean
 
 demo: .venv/ready  ## train JEM on the handwritten digits, evaluate it, report
 	$(BIN)/python -m ebmjax.main --config=configs/jem_digits.py
@@ -22,6 +22,9 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+typecheck: .venv/ready  ## the pure modules and the public names
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
 bench: .venv/ready  ## times a step against plain PyTorch's
 	$(BIN)/python -m pip install --quiet -e '.[torch]' -c constraints.txt
 	$(BIN)/python -m benchmarks
@@ -32,4 +35,4 @@ bench: .venv/ready  ## times a step against plain PyTorch's
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache
+	rm -rf .venv .venv-newest .pytest_cache

@@ -30,7 +30,7 @@ def default(terms: Iterable[str] = ()) -> ml_collections.ConfigDict:
     weights = {OBJECTIVE + name: WEIGHT for name in terms}
     for name, key in (weights | KEYS).items():
         *groups, last = name.split(".")
-        group = c
+        group: Any = c
         for part in groups:
             if part not in group:
                 group[part] = ml_collections.ConfigDict()
@@ -94,10 +94,11 @@ def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
     if key not in known:
         raise ValueError(f"config has no key {key!r}{nearest(key, known)}")
     *groups, last = key.split(".")
+    group: Any = c
     for part in groups:
-        c = c[part]
+        group = group[part]
     try:
-        c[last] = value
+        group[last] = value
     except TypeError as error:
         raise ValueError(_refusal(key, _key(key), value)) from error
 

@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 EnergyFn = Callable[[jax.Array], jax.Array]  # x [B, ...] -> [B]
 
@@ -105,7 +106,7 @@ def known_value(x: jax.Array) -> np.ndarray | None:
     They are not under a transformation such as jit, where x is traced, nor
     where other processes hold a part of x.
     """
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, core.Tracer):
         return None
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return None

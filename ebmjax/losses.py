@@ -4,6 +4,7 @@ Terms that are sums over examples come per example, for the caller to average; t
 others, which compare or pool examples, are scalars.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -52,8 +53,8 @@ def energy_l2(
     if form == "mean_square":
         return jnp.mean(energy_data**2) + jnp.mean(energy_model**2)
     if form == "square_mean":
-        means = (_mean(e, axis_name) for e in (energy_data, energy_model))
-        return sum(mean**2 for mean in means)
+        data, model = _mean(energy_data, axis_name), _mean(energy_model, axis_name)
+        return data**2 + model**2
     raise ValueError(f"form is {form!r}, expected 'mean_square' or 'square_mean'")
 
 
@@ -117,7 +118,7 @@ def energy_margins(
 
 
 def gradient_norm(
-    energy_fn: energy.EnergyFn, x: jax.Array, *, has_aux: bool = False
+    energy_fn: Callable[[jax.Array], Any], x: jax.Array, *, has_aux: bool = False
 ) -> jax.Array | tuple[jax.Array, Any]:
     """‖dE/dx‖₂, the approximate mass with its sign turned.  [B, ...] -> [B].
 
@@ -125,11 +126,15 @@ def gradient_norm(
     (energies, aux) and the result (norms, aux): so the pass that gives the
     gradient can give logits for other terms too, and all may be differentiated.
     """
-    energies, vjp, *aux = jax.vjp(energy_fn, x, has_aux=has_aux)
+
+    def with_aux(x):
+        return energy_fn(x) if has_aux else (energy_fn(x), None)
+
+    energies, vjp, aux = jax.vjp(with_aux, x, has_aux=True)
     chex.assert_shape(energies, (len(x),))
     (grad,) = vjp(jnp.ones_like(energies))
     norms = energy.norm(grad)
-    return (norms, *aux) if has_aux else norms
+    return (norms, aux) if has_aux else norms
 
 
 def _mean(energies, axis_name):

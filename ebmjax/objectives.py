@@ -175,7 +175,7 @@ def loss(
         queue=queue, axis_name=axis_name, settings=objective.settings
     )
     values = {name: term.value(outputs) for name, term in objective.terms.items()}
-    total = sum(objective.weights[name] * value for name, value in values.items())
+    total: Any = sum(objective.weights[name] * value for name, value in values.items())
     metrics = {"loss": total, **values, **_metrics(outputs, objective.needs)}
     enqueued = None if queue is None else outputs.labelled_logits
     return total, Aux(model_state, metrics, enqueued)
@@ -223,7 +223,8 @@ def _forward(params, model_state, batch, made, key, network, needs):
     if "outliers" in needs:
         images["outliers"] = batch["outliers"]["image"]
 
-    logits, norms = {}, None
+    logits: Any = {}
+    norms: Any = None
     if "input_grad" in needs:
         x, k_data = images.pop("data"), jax.random.fold_in(key, DATA_KEY)
 

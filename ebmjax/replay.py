@@ -11,6 +11,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ebmjax import energy
 
@@ -27,7 +28,7 @@ class Draw(NamedTuple):
     slot: jax.Array  # [B] int
 
 
-def uniform(shape: tuple[int, ...], dtype=float) -> ChainInit:
+def uniform(shape: tuple[int, ...], dtype: DTypeLike = float) -> ChainInit:
     """Starts from U(-1, 1), each of `shape`, whatever the labels."""
 
     def chain_init(key, n, labels):

@@ -136,14 +136,15 @@ def run(
 
 
 def _warn_unless_finite(state):
-    leaves = [energy.known_value(x) for x in jax.tree.leaves(state)]
-    if any(x is None for x in leaves):
+    values = [energy.known_value(x) for x in jax.tree.leaves(state)]
+    leaves = [x for x in values if x is not None]
+    if len(leaves) < len(values):
         return
     finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in leaves]
     num_lost = np.sum(~np.all(finite, axis=0))
     if num_lost:
         warnings.warn(
-            f"{num_lost} of {len(finite[0])} chains ended with values that are not"
+            f"{num_lost} of {len(leaves[0])} chains ended with values that are not"
             " finite: the energy's gradient was not, or the step size is too large;"
             " Info.grad_norm shows from which step on",
             RuntimeWarning,

@@ -1,7 +1,7 @@
 """The terms of an objective: what each needs of a forward pass, and its value."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,10 @@ class TermSettings(NamedTuple):
     margin_out: float = -7.0  # of the energies of outliers, nats
 
 
+# None, of a type that spares each term a check of what it has asked for.
+_NOT_MADE: Any = None
+
+
 class Pass(NamedTuple):
     """The outputs of one forward pass on this device's batch.
 
@@ -38,16 +42,16 @@ class Pass(NamedTuple):
     unless the batch has a labelled stream of its own), M chains, O outliers.
     """
 
-    logits: jax.Array | None = None  # [B, K], "data"
-    labelled_logits: jax.Array | None = None  # [L, K], "labels"
-    labels: jax.Array | None = None  # [L] int, "labels", "adversarial"
-    sample_logits: jax.Array | None = None  # [M, K], chains on E(x), "samples"
+    logits: jax.Array = _NOT_MADE  # [B, K], "data"
+    labelled_logits: jax.Array = _NOT_MADE  # [L, K], "labels"
+    labels: jax.Array = _NOT_MADE  # [L] int, "labels", "adversarial"
+    sample_logits: jax.Array = _NOT_MADE  # [M, K], chains on E(x), "samples"
     # [L, K], chains on E(x, y) at the labels, "joint_samples"
-    joint_sample_logits: jax.Array | None = None
-    input_grad_norm: jax.Array | None = None  # [B], ‖dE/dx‖₂, "input_grad"
-    adversarial_logits: jax.Array | None = None  # [L, K], "adversarial"
-    outlier_logits: jax.Array | None = None  # [O, K], "outliers"
-    queue: jax.Array | None = None  # [N, K], logits of earlier batches, "queue"
+    joint_sample_logits: jax.Array = _NOT_MADE
+    input_grad_norm: jax.Array = _NOT_MADE  # [B], ‖dE/dx‖₂, "input_grad"
+    adversarial_logits: jax.Array = _NOT_MADE  # [L, K], "adversarial"
+    outlier_logits: jax.Array = _NOT_MADE  # [O, K], "outliers"
+    queue: jax.Array = _NOT_MADE  # [N, K], logits of earlier batches, "queue"
     axis_name: str | None = None  # of the devices, for statistics of the whole batch
     settings: TermSettings = TermSettings()
 

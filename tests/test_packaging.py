@@ -11,6 +11,8 @@ import zipfile
 import golden_configs
 import pytest
 
+import ebmjax
+
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DISTRIBUTIONS = {  # where its name is not that of the module
@@ -63,17 +65,36 @@ def test_what_is_imported_is_declared():
     assert REQUIRED - anywhere <= NOT_IMPORTED
 
 
-def test_a_declared_package_has_a_version_for_continuous_integration():
-    text = (ROOT / "constraints.txt").read_text().splitlines()[1:]
+@pytest.mark.parametrize(
+    "file, without",  # the tests need no TensorFlow, and on the newest no PyTorch
+    [
+        ("constraints.txt", {"tensorflow-cpu"}),
+        ("constraints-newest.txt", {"tensorflow-cpu", "torch"}),
+    ],
+)
+def test_a_declared_package_has_a_recorded_version(file, without):
+    text = (ROOT / file).read_text().splitlines()[1:]
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in text}
-    # Beside these the tests need no TensorFlow.
-    declared = REQUIRED.union(*EXTRAS.values()) - {"tensorflow-cpu"}
+    declared = REQUIRED.union(*EXTRAS.values()) - without
     assert declared - pinned == set()
 
 
 def test_the_extra_all_has_every_extra():
     (text,) = PROJECT["optional-dependencies"]["all"]
-    assert set(re.search(r"\[(.*)\]", text)[1].split(",")) == set(EXTRAS)
+    accelerators = {"cuda12", "cuda13", "tpu"}  # one of them at a time
+    found = set(re.search(r"\[(.*)\]", text)[1].split(","))
+    assert found == set(EXTRAS) - accelerators
+
+
+def test_type_checkers_see_the_names_that_are_loaded_lazily():
+    stub = ast.parse((ROOT / "ebmjax" / "__init__.pyi").read_text())
+    names = {
+        alias.asname
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert names == set(ebmjax.__all__)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +117,8 @@ def test_the_wheel_has_the_whole_package(installed):
     root = installed / "ebmjax"
     assert {p.relative_to(root) for p in root.rglob("*") if p.is_file()} == expected
     assert pathlib.Path("py.typed") in expected
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    assert f"\nVersion: {ebmjax.__version__}\n" in metadata.read_text()
     (tops,) = [{p.name.split("-")[0] for p in installed.iterdir()}]
     assert tops == {"ebmjax"}
 

@@ -20,7 +20,7 @@ raises likewise; where it is traced, x itself may be returned, other points not.
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -214,8 +214,8 @@ def minimal_distance(
     bounds = pgd_options.get("bounds", (-1.0, 1.0))
     _check(x, labels, norm, bounds)
     ball, targeted = NORMS[norm], pgd_options.get("targeted", False)
-    max_eps = jnp.asarray(max_eps, x.dtype)
-    relative_step_size = jnp.asarray(relative_step_size, x.dtype)
+    largest = jnp.asarray(max_eps, x.dtype)
+    relative = jnp.asarray(relative_step_size, x.dtype)
 
     def is_wrong(z):
         return _margin(logits_fn(z), labels, targeted) > 0
@@ -223,9 +223,9 @@ def minimal_distance(
     def search(carry, key):
         nearest, low = carry
         unknown = jnp.isinf(nearest.distance)
-        eps = jnp.where(unknown, max_eps, (low + nearest.distance) / 2)
-        sizes = dict(eps=eps, step_size=relative_step_size * eps, num_steps=num_steps)
-        options = dict(norm=norm, return_info=True) | pgd_options
+        eps = jnp.where(unknown, largest, (low + nearest.distance) / 2)
+        sizes = dict(eps=eps, step_size=relative * eps, num_steps=num_steps)
+        options: dict[str, Any] = dict(norm=norm, return_info=True) | pgd_options
         z, info = pgd(key, logits_fn, x, labels, **sizes, **options)
         distance, wrong = ball.size(z - x).reshape(len(x)), is_wrong(z)
         nan_gradient = nearest.nan_gradient | info.nan_gradient
@@ -268,7 +268,7 @@ def distal(
     section 5.3, after Schott et al., 2019).
     """
     _check(x, targets, "l2", bounds)
-    step_size = per_image(step_size, x)
+    length = per_image(step_size, x)
 
     def log_prob(z):
         log_probs = -losses.cross_entropy(logits_fn(z), targets)
@@ -283,7 +283,7 @@ def distal(
         grad, log_probs = jax.grad(log_prob, has_aux=True)(z)
         grad, has_nan = _without_nan(grad)
         confident = log_probs >= jnp.log(jnp.asarray(confidence, log_probs.dtype))
-        z_next = clip(z + step_size * NORMS["l2"].steepest(grad), bounds)
+        z_next = clip(z + length * NORMS["l2"].steepest(grad), bounds)
         count = jnp.where(confident, count, count + 1)
         z = choose(confident, z, z_next)
         return step + 1, z, count, confident, nan_gradient | has_nan

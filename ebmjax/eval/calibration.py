@@ -156,7 +156,8 @@ def fit_temperature(logits, labels) -> float:
     beta = 1.0
     while slope(beta) < 0:
         beta *= 2
-    return 1 / optimize.brentq(slope, 0.0, beta, xtol=1e-12 * beta)
+    bracket, xtol = (0.0, beta), 1e-12 * beta
+    return 1 / optimize.root_scalar(slope, bracket=bracket, xtol=xtol).root
 
 
 def _bin(confidence, correct, num_bins, binning) -> Reliability:
