@@ -251,6 +251,7 @@ KEYS = {
     "checkpoint.keep_last": Key(3, "newest checkpoints to keep", min=1),
     "checkpoint.keep_best": Key(1, "best ones by validation accuracy", min=0),
     "tensorboard": Key(True, "write events, if tensorboardX is installed"),
+    "wandb": Key("", "project of Weights & Biases, if wandb is installed; '' is off"),
     "parallel.method": Key("shard_map", "over devices", choices=("shard_map", "pmap")),
     "parallel.fsdp": Key(False, "shard parameters and moments over the devices"),
     "parallel.matmul_precision": Key(

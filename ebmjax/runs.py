@@ -72,7 +72,7 @@ class Run:
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """log p(x) + log Z, nats.  [N, ...] -> [N]."""
-        return np.logaddexp.reduce(self.logits(x).astype(np.float64), axis=-1)
+        return metrics.log_density(self.logits(x))
 
     def to_float(self, x: np.ndarray) -> np.ndarray:
         """Examples as the data set stores them -> what the network takes, float32."""

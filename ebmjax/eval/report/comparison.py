@@ -16,7 +16,7 @@ from ebmjax.eval.tasks import TASKS
 
 COMPARISON = "compare.json"
 # Keys that do not distinguish configs: the seed, and how a run is logged and placed.
-INCIDENTAL = ("seed", "eval", "every", "checkpoint", "parallel", "tensorboard")
+INCIDENTAL = "seed eval every checkpoint parallel tensorboard wandb".split()
 
 
 class Group(NamedTuple):
