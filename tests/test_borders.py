@@ -129,7 +129,7 @@ LAYERS = """
     eval
     interop
     cli
-    main eval.__main__ interop.__main__ data.__main__
+    main sweep eval.__main__ interop.__main__ data.__main__
 """
 
 

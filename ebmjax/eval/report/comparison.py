@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -124,8 +125,10 @@ def _label(names):
     """What the names of runs have in common."""
     if len(names) == 1:
         return names[0]
-    stem = os.path.commonprefix(names).rstrip("-_ .0123456789") or names[0]
-    return f"{stem}, {len(names)} seeds"
+    stem, num = os.path.commonprefix(names), f"{len(names)} seeds"
+    if of_sweep := re.fullmatch(r"(.*?),?seed=\d*", stem):
+        return ", ".join(filter(None, [of_sweep[1], num]))
+    return f"{stem.rstrip('-_ .0123456789') or names[0]}, {num}"
 
 
 def compare(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str, Any]:
