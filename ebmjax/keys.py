@@ -96,7 +96,14 @@ NORMS = ("", "batch", "instance", "layer", "act")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("constant", "step", "cosine")
 CHAIN_STARTS = ("uniform", "gaussian", "class_gaussian")
-TASKS = ("classification", "calibration", "ood", "attacks", "samples")
+TASKS = (
+    "classification",
+    "calibration",
+    "selective",
+    "ood",
+    "attacks",
+    "samples",
+)
 
 # The JEM paper's values wherever it has them.
 KEYS = {

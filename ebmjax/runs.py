@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,6 +48,9 @@ class Run:
     data: Splits | None = None  # read from `config.data` if None
     facts: Facts | None = None
     skipped: int = 0  # bad steps, see `config.recovery.skip_sigma`
+    # {name: examples [M, ...]} of OOD sets that `eval.ood.sets` can name.
+    ood_sets: Mapping[str, np.ndarray] | None = None
+    has_model: bool = True  # not of saved logits
 
     @property
     def num_classes(self) -> int:

@@ -119,13 +119,14 @@ LAYERS = """
     plan
     recovery
     train
-    eval.calibration eval.refinement eval.frechet eval.samples
+    eval.calibration eval.refinement eval.frechet eval.samples eval.selective
     eval.attacks eval.ood
     eval.report.charts eval.report.page eval.result eval.crosscheck
     eval.task
     eval.ood_sets eval.robustness
     eval.tasks
-    eval.report eval.evaluate
+    eval.report eval.other_classifiers
+    eval.evaluate
     eval
     interop
     cli

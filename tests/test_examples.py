@@ -199,3 +199,12 @@ def test_optuna_search(tmp_path):
         results = ebmjax.eval.evaluate.read(tmp_path / str(trial.number))
         assert trial.value == results["calibration"]["as_trained"]["ece"]
     assert study.best_value == min(trial.value for trial in study.trials)
+
+
+def test_any_logits(tmp_path):
+    results = example("any_logits").main(tmp_path)
+    assert ebmjax.eval.evaluate.failures(results) == {}
+    assert results["classification"]["accuracy"] > 0.9
+    assert results["ood"]["mean"]["log_density"]["auroc"] > 0.5
+    assert "it needs the model" in results["attacks"]["skipped"]
+    assert "saved logits" in (tmp_path / "report.html").read_text()

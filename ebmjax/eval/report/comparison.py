@@ -65,12 +65,14 @@ def group_runs(workdirs: Sequence[str]) -> list[Group]:
     _check_distinct(workdirs)
     groups, count = {}, Counter()
     for workdir in workdirs:
-        c = rundir.read_config(workdir)
-        kind = _kind(c)
-        count[kind, c.seed] += 1
-        group = groups.setdefault((kind, count[kind, c.seed]), Group("", [], []))
+        results, kind, seed = read(workdir), workdir, 0
+        if results.get("run", {}).get("model", True):  # else of another program
+            c = rundir.read_config(workdir)
+            kind, seed = _kind(c), c.seed
+        count[kind, seed] += 1
+        group = groups.setdefault((kind, count[kind, seed]), Group("", [], []))
         group.workdirs.append(workdir)
-        group.results.append(_read_results(workdir))
+        group.results.append(_checked(workdir, results))
     return _with_labels(list(groups.values()))
 
 
@@ -97,8 +99,7 @@ def _kind(c):
     )
 
 
-def _read_results(workdir):
-    results = read(workdir)
+def _checked(workdir, results):
     if "run" not in results:
         raise FileNotFoundError(
             f"{workdir} has no {FILE}: run `python -m ebmjax.eval --workdir={workdir}`"

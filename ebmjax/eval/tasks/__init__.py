@@ -1,11 +1,19 @@
 """The tasks of the evaluation, in the order in which they are computed and shown."""
 
 from ebmjax.eval.task import Task
-from ebmjax.eval.tasks import attacks, calibration, classification, ood, samples
+from ebmjax.eval.tasks import (
+    attacks,
+    calibration,
+    classification,
+    ood,
+    samples,
+    selective,
+)
 
 TASKS: dict[str, Task] = {
     "classification": classification.TASK,
     "calibration": calibration.TASK,
+    "selective": selective.TASK,
     "ood": ood.TASK,
     "attacks": attacks.TASK,
     "samples": samples.TASK,
