@@ -16,6 +16,7 @@ _MEMBERS = {
     "fit": "train",
     "load": "runs",
     "evaluate": "eval.evaluate",
+    "Logits": "eval.other_classifiers",
     "Recipe": "recipe",
     "Term": "objectives",
     "Splits": "data",

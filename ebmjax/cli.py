@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -122,6 +123,14 @@ def _exit_if_distributed(text):
         file=sys.stderr,
     )
     processes.exit_immediately(1)
+
+
+def default_workdir(config: str) -> str:
+    """configs/jem_cifar10.py:small -> runs/jem_cifar10-small."""
+    if config.endswith(".json"):
+        raise ValueError(f"--workdir is missing: --config={config} does not name a run")
+    name, variant = re.fullmatch(r"(?:.*/)?(.*?)(?:\.py)?(?::(.*))?", config).groups()
+    return f"runs/{name}-{variant}" if variant else f"runs/{name}"
 
 
 def echo(text: str) -> None:

@@ -96,7 +96,15 @@ NORMS = ("", "batch", "instance", "layer", "act")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("constant", "step", "cosine")
 CHAIN_STARTS = ("uniform", "gaussian", "class_gaussian")
-TASKS = ("classification", "calibration", "shift", "ood", "attacks", "samples")
+TASKS = (
+    "classification",
+    "calibration",
+    "selective",
+    "shift",
+    "ood",
+    "attacks",
+    "samples",
+)
 CORRUPTIONS = (
     "gaussian_noise",
     "shot_noise",
@@ -274,6 +282,7 @@ KEYS = {
     "checkpoint.keep_last": Key(3, "newest checkpoints to keep", min=1),
     "checkpoint.keep_best": Key(1, "best ones by validation accuracy", min=0),
     "tensorboard": Key(True, "write events, if tensorboardX is installed"),
+    "wandb": Key("", "project of Weights & Biases, if wandb is installed; '' is off"),
     "parallel.method": Key("shard_map", "over devices", choices=("shard_map", "pmap")),
     "parallel.fsdp": Key(False, "shard parameters and moments over the devices"),
     "parallel.matmul_precision": Key(

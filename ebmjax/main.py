@@ -5,7 +5,6 @@ python -m ebmjax.main --config=jem_cifar10:small --config.seed=1
 python -m ebmjax.main --config=jem_cifar10 --distributed  # on every host
 """
 
-import re
 import sys
 
 from absl import app, flags
@@ -35,7 +34,7 @@ def main(argv):
 
     config.check(c)
     # What is wrong with the directory is said before anything is done.
-    workdir = str(rundir.folder(_WORKDIR.value or default_workdir(_CONFIG.value)))
+    workdir = str(rundir.folder(_WORKDIR.value or cli.default_workdir(_CONFIG.value)))
     cli.start(c.parallel, sizes=(c.batch_size, c.sgld.buffer_size))
 
     from ebmjax import processes, signals, train
@@ -57,14 +56,6 @@ def main(argv):
         cli.echo(evaluation.table(results))
         cli.echo(f"results written to {workdir}")
     sys.exit(1 if evaluation.failures(results, tasks) else 0)
-
-
-def default_workdir(config: str) -> str:
-    """configs/jem_cifar10.py:small -> runs/jem_cifar10-small."""
-    if config.endswith(".json"):
-        raise ValueError(f"--workdir is missing: --config={config} does not name a run")
-    name, variant = re.fullmatch(r"(?:.*/)?(.*?)(?:\.py)?(?::(.*))?", config).groups()
-    return f"runs/{name}-{variant}" if variant else f"runs/{name}"
 
 
 if __name__ == "__main__":

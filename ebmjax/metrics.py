@@ -14,6 +14,11 @@ def softmax(logits, temperature: float = 1.0) -> np.ndarray:
     return special.softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
 
 
+def log_density(logits) -> np.ndarray:
+    """log p(x) + log Z = logsumexp_y f(x)[y], nats, in float64.  [N, K] -> [N]."""
+    return special.logsumexp(np.asarray(logits, np.float64), axis=-1)
+
+
 def accuracy(scores, labels) -> float:
     """Share of rows whose largest entry, the first of equals, is the label's."""
     scores, labels = check_scores(scores, labels)

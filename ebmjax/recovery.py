@@ -93,7 +93,7 @@ class Recovery:
                 )
 
     def go_back(
-        self, error: Diverged, writer: writers.Writer
+        self, error: Diverged, writer: writers.Writers
     ) -> tuple[train_step.TrainState, writers.Meter]:
         """The state to continue from after `error`, which is raised again if
         ``config.recovery.max_recoveries`` is used up."""

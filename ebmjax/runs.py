@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,6 +48,9 @@ class Run:
     data: Splits | None = None  # read from `config.data` if None
     facts: Facts | None = None
     skipped: int = 0  # bad steps, see `config.recovery.skip_sigma`
+    # {name: examples [M, ...]} of OOD sets that `eval.ood.sets` can name.
+    ood_sets: Mapping[str, np.ndarray] | None = None
+    has_model: bool = True  # not of saved logits
 
     @property
     def num_classes(self) -> int:
@@ -72,7 +75,7 @@ class Run:
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """log p(x) + log Z, nats.  [N, ...] -> [N]."""
-        return np.logaddexp.reduce(self.logits(x).astype(np.float64), axis=-1)
+        return metrics.log_density(self.logits(x))
 
     def to_float(self, x: np.ndarray) -> np.ndarray:
         """Examples as the data set stores them -> what the network takes, float32."""

@@ -51,7 +51,7 @@ class Session(NamedTuple):
     plan: plans.Plan
     run_step: Callable  # (state, its step) -> state, metrics
     checkpoints: Any
-    writer: writers.Writer
+    writer: writers.Writers
     stop_requests: Any
 
 
@@ -119,6 +119,8 @@ def _writer(workdir, c, step, own):
         step=step,
         num_steps=c.num_steps,
         tensorboard=c.tensorboard,
+        wandb=c.wandb,
+        config=c.to_dict(),
         own=own,
     )
 
@@ -181,7 +183,7 @@ def _train(state, meter, session: Session) -> None:
             due = last or step % c.every.checkpoint == 0
             if due or stop:
                 pending.read()
-                measured = validate(state, step, plan) if due else None
+                measured = validate(state, step, session) if due else None
                 if measured:
                     session.writer.write(step, "valid", measured)
                 host = plan.facts._asdict() | {"sums": meter.sums, "count": meter.count}
@@ -197,7 +199,7 @@ def _train(state, meter, session: Session) -> None:
 class Pending:
     """Metrics that are still on the device: the loop runs `LAG` steps ahead of them."""
 
-    def __init__(self, meter: writers.Meter, writer: writers.Writer, max_loss: float):
+    def __init__(self, meter: writers.Meter, writer: writers.Writers, max_loss: float):
         self.meter, self.writer, self.max_loss = meter, writer, max_loss
         self.queue = collections.deque()
 
@@ -244,27 +246,56 @@ class Timer:
         self.since += time.monotonic() - start
 
 
-def validate(state: train_step.TrainState, step: int, plan: plans.Plan) -> dict | None:
-    """Accuracy, NLL and calibration on the held-out examples; None without any."""
-    c, valid = plan.config, plan.splits.valid
+def validate(
+    state: train_step.TrainState, step: int, session: Session
+) -> dict[str, float] | None:
+    """Accuracy, NLL and calibration on the held-out examples; None without any.
+
+    Histograms of the energies of these examples, and of chains, go to the trackers.
+    """
+    plan, writer = session.plan, session.writer
+    chains, valid = _some_chains(state, plan), plan.splits.valid
+    if chains is not None:
+        logits = _logits(state, plan, chains, scaling=None)
+        _write_energies(writer, step, "energy_chains", logits)
     if not len(valid.label):
         return None
-    params, axes = (s.ema if c.eval.ema else s.params for s in (state, plan.axes))
-    logits = batching.over_batches(
-        batching.logits(plan.recipe.network, c.parallel.method),
-        (parallel.assembled(params, axes), state.model_state, plan.settings.scaling),
-        valid.image,
-        batch_size=c.eval.batch_size,
-    )
+    logits = _logits(state, plan, valid.image, scaling=plan.settings.scaling)
     if not np.all(np.isfinite(logits)):
         raise recovery.Diverged(step, "a validation logit", math.nan)
+    _write_energies(writer, step, "energy_valid", logits)
     probs = metrics.softmax(logits)
     return {
         "accuracy": metrics.accuracy(logits, valid.label),
         "nll": metrics.nll_from_logits(logits, valid.label),
-        "ece": calibration.ece(probs, valid.label, c.eval.num_bins),
+        "ece": calibration.ece(probs, valid.label, plan.config.eval.num_bins),
         "confidence": float(probs.max(axis=-1).mean()),
     }
+
+
+def _logits(state, plan, x, scaling):
+    c = plan.config
+    params, axes = (s.ema if c.eval.ema else s.params for s in (state, plan.axes))
+    return batching.over_batches(
+        batching.logits(plan.recipe.network, c.parallel.method),
+        (parallel.assembled(params, axes), state.model_state, scaling),
+        x,
+        batch_size=c.eval.batch_size,
+    )
+
+
+def _write_energies(writer, step, name, logits):
+    energies = -metrics.log_density(logits)
+    writer.histogram(step, name, energies[np.isfinite(energies)])
+
+
+def _some_chains(state, plan):
+    """Chains [N, ...] of this process as the network takes them, every k-th of its
+    first device's and about a batch of them; None if there is no buffer."""
+    if state.chains is None:
+        return None
+    samples = np.asarray(state.chains.samples.addressable_data(0)[0])
+    return samples[:: -(-len(samples) // plan.config.eval.batch_size)]
 
 
 def _draw_chains(state, step, session):

@@ -1,14 +1,16 @@
 """Where the numbers and pictures of a run go: files, the screen, trackers.
 
 A writer is any object with some of the methods of `Writer`. Those that you pass as
-``fit(..., writers=[...])`` come beside metrics.jsonl, the console and TensorBoard.
+``fit(..., writers=[...])`` come beside metrics.jsonl, the console, TensorBoard and
+Weights & Biases.
 """
 
 import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from etils import epath
 from ebmjax import pictures, rundir
 
 METRICS = "metrics.jsonl"
+WANDB_ID = "wandb_id"  # the file with the id by which Weights & Biases resumes a run
 SKIPPED = "skipped"  # metric: the number of steps that were skipped
 # The metrics that the screen shows, and how.
 SHOWN = {
@@ -46,11 +49,8 @@ class Writer:
     def images(self, step: int, name: str, picture: np.ndarray) -> None:
         """Takes a picture, uint8 [H, W, C]."""
 
-    def message(self, text: str) -> None:
-        """Takes a line of text for the reader."""
-
-    def advance(self) -> None:
-        """One training step has been taken."""
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Takes a sample of a number, float [N]: energies of examples and of chains."""
 
     def rewind(self, step: int) -> None:
         """Forgets what came after `step`, where training starts or went back to."""
@@ -155,6 +155,9 @@ class TensorBoard(Writer):
     def images(self, step, name, picture):
         self.events.add_image(name, picture, step, dataformats="HWC")
 
+    def histogram(self, step, name, values):
+        self.events.add_histogram(name, values, step)
+
     def rewind(self, step):
         self.events.close()
         self._open(step)
@@ -163,28 +166,75 @@ class TensorBoard(Writer):
         self.events.close()
 
 
-class Writers(Writer):
-    """Hands everything to each of `writers`, and to the user's `own`.
+class WeightsAndBiases(Writer):
+    """A run of the project `project`, which a resumed training continues.
 
-    A failure of an own writer is logged and does not end the run.
+    W&B takes no step twice, but a run that went back to a checkpoint repeats some: the
+    step is therefore a number of its own, "step", against which the charts are drawn.
+    W&B's own variables apply, as WANDB_MODE=offline. Raises ImportError without wandb.
     """
 
-    def __init__(self, writers: Iterable[Writer], own: Iterable[Any] = ()):
-        self.writers, self.own = list(writers), list(own)
+    def __init__(self, workdir: str, project: str, config: dict[str, Any]):
+        import wandb
+
+        self.wandb, root = wandb, rundir.folder(workdir)
+        path = root / WANDB_ID
+        if not path.exists():
+            rundir.write(path, uuid.uuid4().hex)
+        self.run = wandb.init(
+            project=project,
+            name=root.name,
+            id=path.read_text(),
+            resume="allow",
+            dir=None if rundir.in_bucket(workdir) else str(root),
+            config=config,
+        )
+        self.run.define_metric("*", step_metric="step")
+
+    def write(self, step, split, metrics):
+        numbers = {f"{split}/{name}": value for name, value in metrics.items()}
+        self.run.log({"step": step} | numbers)
+
+    def images(self, step, name, picture):
+        self.run.log({"step": step, name: self.wandb.Image(picture)})
+
+    def histogram(self, step, name, values):
+        self.run.log({"step": step, name: self.wandb.Histogram(values)})
+
+    def close(self):
+        self.run.finish()
+
+
+class Writers(Writer):
+    """Hands everything to each of `writers`, to the console and to `trackers`.
+
+    The first failure of a tracker is logged; none ends the run.
+    """
+
+    def __init__(
+        self,
+        writers: Iterable[Writer],
+        console: Console | None = None,
+        trackers: Iterable[Any] = (),
+    ):
+        self.writers, self.console = list(writers), console
+        if console is not None:
+            self.writers.append(console)
+        self.trackers, self.failed = list(trackers), set()
 
     def _call(self, method, *args):
         for writer in self.writers:
             getattr(writer, method)(*args)
-        for writer in self.own:
-            self._guarded(writer, method, *args)
+        self._track(method, *args)
 
-    def _guarded(self, writer, method, *args):
-        try:
-            getattr(writer, method, _ignore)(*args)
-        except Exception as error:
-            kind = type(writer).__name__
-            logging.warning("writer %s.%s failed: %s", kind, method, error)
-            logging.debug("", exc_info=True)
+    def _track(self, method, *args):
+        for i, tracker in enumerate(self.trackers):
+            try:
+                getattr(tracker, method, _ignore)(*args)
+            except Exception as error:
+                level = logging.DEBUG if i in self.failed else logging.WARNING
+                _report(f"{type(tracker).__name__}.{method}", error, level)
+                self.failed.add(i)
 
     def write(self, step, split, metrics):
         self._call("write", step, split, metrics)
@@ -192,11 +242,9 @@ class Writers(Writer):
     def images(self, step, name, picture):
         self._call("images", step, name, picture)
 
-    def message(self, text):
-        self._call("message", text)
-
-    def advance(self):
-        self._call("advance")
+    def histogram(self, step, name, values):
+        if len(values):
+            self._call("histogram", step, name, values)
 
     def rewind(self, step):
         self._call("rewind", step)
@@ -204,9 +252,24 @@ class Writers(Writer):
     def close(self):
         self._call("close")
 
+    def message(self, text: str) -> None:
+        """Shows a line of text on the console."""
+        if self.console is not None:
+            self.console.message(text)
+
+    def advance(self) -> None:
+        """Moves the progress bar by one step."""
+        if self.console is not None:
+            self.console.advance()
+
 
 def _ignore(*_):
     pass
+
+
+def _report(name, error, level=logging.WARNING):
+    logging.log(level, "writer %s failed: %s; training goes on", name, error)
+    logging.debug("", exc_info=error)
 
 
 def of_run(
@@ -214,21 +277,37 @@ def of_run(
     *,
     step: int,
     num_steps: int,
-    tensorboard: bool,
+    tensorboard: bool = False,
+    wandb: str = "",
+    config: dict[str, Any] | None = None,
     own: Iterable[Any] = (),
 ) -> Writers:
-    """The writers of a run that starts at `step`, with a user's `own` beside them."""
+    """The writers of a run that starts at `step`, with a user's `own` beside them.
+
+    `wandb` is the name of a project, or ""; `config` is what W&B shows of the run.
+    """
     own = list(own)
-    writers = [JsonLines(workdir, step), Pictures(workdir), Console(step, num_steps)]
+    files = [JsonLines(workdir, step), Pictures(workdir)]
+    trackers = []
     if tensorboard:
-        try:
-            writers.append(TensorBoard(workdir, step))
-        except ImportError:
-            logging.info("no TensorBoard events: pip install 'ebmjax[tensorboard]'")
-    result = Writers(writers, own)
-    for writer in own:  # a killed run may have written more than it saved
-        result._guarded(writer, "rewind", step)
+        trackers += _opened("tensorboard", TensorBoard, workdir, step)
+    if wandb:
+        trackers += _opened("wandb", WeightsAndBiases, workdir, wandb, config or {})
+    result = Writers(files, Console(step, num_steps), own)
+    result._track("rewind", step)  # a killed run may have written more than it saved
+    result.trackers = trackers + own
     return result
+
+
+def _opened(extra: str, make: Callable, *args) -> list[Writer]:
+    """[the tracker], or [] with a line in the log if it cannot be opened."""
+    try:
+        return [make(*args)]
+    except ImportError:
+        logging.info("no %s: pip install 'ebmjax[%s]'", make.__name__, extra)
+    except Exception as error:
+        _report(make.__name__, error)
+    return []
 
 
 class Meter:

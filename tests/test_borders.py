@@ -76,12 +76,15 @@ def test_pure_modules_know_no_config():
         assert "ml_collections" not in source and "config" not in source, name
 
 
-def test_help_comes_at_once():
+@pytest.mark.parametrize(
+    "module, sentence", [("main", "Trains a run"), ("sweep", "Trains and evaluates")]
+)
+def test_help_comes_at_once(module, sentence):
     """It imports no numerical package, and few modules: that takes 0.1 s."""
     program = (
         "import atexit, runpy, sys; sys.argv = ['ebmjax', '--help']\n"
         "atexit.register(lambda: print('modules:', *sys.modules))\n"
-        "runpy.run_module('ebmjax.main', run_name='__main__', alter_sys=True)"
+        f"runpy.run_module('ebmjax.{module}', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -91,7 +94,7 @@ def test_help_comes_at_once():
         timeout=60,
     )
     help_text, _, modules = done.stdout.partition("modules: ")
-    assert "Trains a run" in help_text and "--config:" in help_text
+    assert sentence in help_text and "--config:" in help_text
     tops = {name.split(".")[0] for name in modules.split()}
     assert not tops & {"jax", "numpy", *HEAVY} - {"ml_collections", "absl"}
     assert len(modules.split()) < 400
@@ -119,17 +122,18 @@ LAYERS = """
     plan
     recovery
     train
-    eval.calibration eval.refinement eval.frechet eval.samples
+    eval.calibration eval.refinement eval.frechet eval.samples eval.selective
     eval.attacks eval.ood
     eval.report.charts eval.report.page eval.result eval.crosscheck
     eval.task
     eval.ood_sets eval.robustness
     eval.tasks
-    eval.report eval.evaluate
+    eval.report eval.other_classifiers
+    eval.evaluate
     eval
     interop
     cli
-    main eval.__main__ interop.__main__ data.__main__
+    main sweep eval.__main__ interop.__main__ data.__main__
 """
 
 

@@ -182,3 +182,29 @@ def test_own_task(digits_run):
     answers = run.logits(np.rot90(test.image, axes=(1, 2))).argmax(axis=1)
     assert numbers["accuracy"] == np.mean(answers == test.label)
     assert "Rotation" in (digits_run / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::Warning")  # of Optuna and what it imports
+def test_optuna_search(tmp_path):
+    pytest.importorskip("optuna")
+    c = short()
+    changes = {name: c[name] for name in ("model", "every", "eval", "tensorboard")}
+    changes |= {"batch_size": 16, "num_steps": 2}
+    study = example("optuna_search").main(tmp_path, num_trials=2, **changes)
+    assert len(study.trials) == 2
+    for trial in study.trials:
+        c = ebmjax.load(tmp_path / str(trial.number)).config
+        assert c.objective.p_x == trial.params["objective.p_x"]
+        results = ebmjax.eval.evaluate.read(tmp_path / str(trial.number))
+        assert trial.value == results["calibration"]["as_trained"]["ece"]
+    assert study.best_value == min(trial.value for trial in study.trials)
+
+
+def test_any_logits(tmp_path):
+    results = example("any_logits").main(tmp_path)
+    assert ebmjax.eval.evaluate.failures(results) == {}
+    assert results["classification"]["accuracy"] > 0.9
+    assert results["ood"]["mean"]["log_density"]["auroc"] > 0.5
+    assert "it needs the model" in results["attacks"]["skipped"]
+    assert "saved logits" in (tmp_path / "report.html").read_text()

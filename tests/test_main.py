@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ebmjax import cli, main
+from ebmjax import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/jem_digits.py:smoke"
@@ -56,7 +56,7 @@ def test_a_config_json_does_not_name_a_workdir():
     with pytest.raises(
         ValueError, match="--workdir is missing: --config=runs/x/config"
     ):
-        main.default_workdir("runs/x/config.json")
+        cli.default_workdir("runs/x/config.json")
 
 
 def test_v_shows_the_traceback_and_what_is_logged_for_debugging():
@@ -147,4 +147,4 @@ def test_a_signal_saves_and_tells_by_the_exit_code(name, code, tmp_path):
     ],
 )
 def test_the_default_workdir_is_named_after_the_config(config, workdir):
-    assert main.default_workdir(config) == workdir
+    assert cli.default_workdir(config) == workdir

@@ -2,7 +2,15 @@
 
 import importlib
 
-_FORMULAS = ("attacks", "calibration", "frechet", "ood", "refinement", "samples")
+_FORMULAS = (
+    "attacks",
+    "calibration",
+    "frechet",
+    "ood",
+    "refinement",
+    "samples",
+    "selective",
+)
 __all__ = [*_FORMULAS, "tasks"]
 
 

@@ -1,9 +1,13 @@
-r"""Evaluates a run, or compares several runs that have been evaluated.
+r"""Evaluates a run, or any classifier by its logits, or compares evaluated runs.
 
 python -m ebmjax.eval --workdir=runs/jem_digits
 python -m ebmjax.eval --workdir=runs/jem_digits --tasks=calibration,ood \
     --eval.ood.sets=svhn_cropped,interpolation,./photos
 python -m ebmjax.eval --compare runs/classifier runs/jem --workdir=runs/compared
+python -m ebmjax.eval --logits=logits.npz --workdir=runs/other
+
+The last file holds logits [N, K] and labels [N] of test examples and, if wanted,
+valid_logits and valid_labels for the temperature and ood_NAME [M, K], from any program.
 """
 
 import re
@@ -17,6 +21,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory")
 _TASKS = flags.DEFINE_list("tasks", None, "evaluation tasks; all if not given")
 _COMPARE = flags.DEFINE_bool(
     "compare", False, "compare the evaluated runs that follow; --workdir is new"
+)
+_LOGITS = flags.DEFINE_string(
+    "logits", None, "an .npz file of a classifier's logits; --workdir is new"
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "where the data are, if not where they were at training"
@@ -59,7 +66,7 @@ def _override(argument):
 def _evaluate(overrides):
     from ebmjax import rundir
 
-    c = rundir.read_config(_WORKDIR.value)
+    c = config.default() if _LOGITS.value else rundir.read_config(_WORKDIR.value)
     if _DATA_DIR.value:
         c.data.data_dir = str(rundir.expand(_DATA_DIR.value))
     for key, value in overrides.items():
@@ -83,9 +90,14 @@ def _evaluate(overrides):
 
 
 def _run(c):
-    """The run, with the code that its config file gives again."""
+    """The run, with the code that its config file gives again, or what stands in for
+    the one of the logits."""
     from ebmjax import runs
+    from ebmjax.eval import other_classifiers
 
+    if _LOGITS.value:
+        saved = other_classifiers.read(_LOGITS.value)
+        return other_classifiers.of_logits(saved, _WORKDIR.value, c)
     recipe = cli.recipe_of(_CONFIG.value, c) if _CONFIG.value else None
     return runs.load_with_config(_WORKDIR.value, c, recipe=recipe)
 

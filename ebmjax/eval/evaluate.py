@@ -9,14 +9,18 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import ml_collections
 from tqdm import tqdm
 
-from ebmjax import config, plan, processes, rundir, runs
+from ebmjax import config as configs
+from ebmjax import plan, processes, rundir, runs
+from ebmjax.data import Splits
+from ebmjax.eval import other_classifiers
+from ebmjax.eval.other_classifiers import Logits
 from ebmjax.eval.report import charts, run_report
 from ebmjax.eval.report.run_report import table
 from ebmjax.eval.result import (
@@ -39,13 +43,21 @@ LOCK = ".eval.lock"
 
 
 def evaluate(
-    run: runs.Run | str | os.PathLike,
+    run: runs.Run | str | os.PathLike | Logits | Callable,
     *,
     tasks: Iterable[str] | Mapping[str, Task] | None = None,
     progress: bool = False,
+    data: Splits | None = None,
+    workdir: str | os.PathLike | None = None,
+    config: ml_collections.ConfigDict | None = None,
 ) -> dict[str, Any]:
     """Computes `tasks` of a run (or of a run directory), writes eval.json, the
     pictures in eval/, and report.html.
+
+    Any other classifier is evaluated into a `workdir`, by its saved `Logits`, where
+    tasks that need the model are skipped, or by a pure function of JAX from examples
+    [B, ...] to logits [B, K] with its `data`: images go to it in [-1, 1], vectors
+    standardised if `data` has a scaling. `config` has its settings, ``config.eval``.
 
     `tasks` are names of `TASKS`, or {name: Task} with tasks from anywhere:
     `TASKS | {"mine": Task(fn)}`. None is the run's `config.eval.tasks` and the tasks of
@@ -59,11 +71,10 @@ def evaluate(
     "not_saved".
 
     Every process of a multi-host job calls this, the first one writes; what fails in
-    one of them alone is raised there. Raises ValueError for an unknown task,
-    FileNotFoundError where there is no run.
+    one of them alone is raised there. Raises ValueError for an unknown task and for
+    logits that are none, FileNotFoundError where there is no run.
     """
-    if not isinstance(run, runs.Run):
-        run = runs.load(os.fspath(run))
+    run = _as_run(run, data, workdir, config)
     known = TASKS | dict(run.tasks or {})
     if tasks is None:
         tasks = (*run.config.eval.tasks, *(run.tasks or ()))
@@ -92,6 +103,24 @@ def evaluate(
     return results
 
 
+def _as_run(run, splits, workdir, c):
+    """The run, or the stand-in for one of another classifier."""
+    if not isinstance(run, Logits) and not callable(run):
+        if (splits, workdir, c) != (None, None, None):
+            raise ValueError(
+                "data=, workdir= and config= are for classifiers of other programs; a"
+                " run has its own, see ebmjax.load"
+            )
+        return run if isinstance(run, runs.Run) else runs.load(os.fspath(run))
+    if workdir is None:
+        raise ValueError("workdir= is missing: a folder for the results")
+    if isinstance(run, Logits):
+        return other_classifiers.of_logits(run, workdir, c)
+    if splits is None:
+        raise ValueError("data= is missing: the Splits to evaluate the function on")
+    return other_classifiers.of_function(run, splits, workdir, c)
+
+
 def _select(tasks, known):
     if not isinstance(tasks, Mapping):
         tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
@@ -112,7 +141,7 @@ def _select(tasks, known):
 
 def _check_alike(run):
     """Raises ValueError unless all processes have this run, and its data."""
-    processes.check_same("the config", config.to_json(run.config).encode())
+    processes.check_same("the config", configs.to_json(run.config).encode())
     processes.check_same("the checkpoint", str(run.step).encode())
     plan.read_on_every_process(run.splits)
 
@@ -202,6 +231,8 @@ def draw(workdir: str, *, tasks: Mapping[str, Task] = TASKS) -> None:
 def describe(run: runs.Run) -> dict:
     """What stands above every report of a run."""
     c = run.config
+    if isinstance(run, other_classifiers.Other):
+        return other_classifiers.describe(run)
     own_data = run.facts.data_checksum if run.facts else None
     return {
         "name": rundir.folder(run.workdir).name,

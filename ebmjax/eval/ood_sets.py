@@ -20,7 +20,8 @@ def read_all(
     images, others = {}, {}
     for name in names:
         progress(f"reading {name}")
-        if name == "constant" and not has_images(run):
+        given = name in (run.ood_sets or {})
+        if name == "constant" and not has_images(run) and not given:
             others[name] = {"skipped": "only images can be of one colour"}
             continue
         try:
@@ -69,6 +70,8 @@ def read(run: runs.Run, name: str, test: np.ndarray) -> np.ndarray:
         raise ValueError(
             "no set may be called 'test', which is the name of the test set"
         )
+    if name in (run.ood_sets or {}):
+        return run.ood_sets[name][: run.config.eval.ood.num_images]
     noise = (_make_images if has_images(run) else _make_vectors)(run, name, test)
     if noise is not None:
         return noise

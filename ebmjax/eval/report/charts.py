@@ -125,6 +125,19 @@ def reliability_curves(named: dict[str, dict]) -> Figure:
     return curves(points, "confidence", "accuracy", of_shares=True)
 
 
+def risk_coverage(named: dict[str, dict]) -> Figure:
+    """{name: {"coverage": [...], "risk": [...]}}; the risk axis ends at the largest."""
+    figure, (axes,) = _figure()
+    for i, (name, curve) in enumerate(named.items()):
+        axes.plot(curve["coverage"], curve["risk"], label=name, **_line(i))
+    top = max(max(curve["risk"]) for curve in named.values())
+    axes.set(xlabel="coverage", ylabel="risk", xlim=(0, 1))
+    axes.set(ylim=(0, 1.05 * top or 1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    return _with_legend(figure, axes)
+
+
 def histograms(named: dict[str, np.ndarray], xlabel: str) -> Figure:
     """Densities of several samples of a number; the first, the data, is filled.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from ebmjax.eval.tasks import TASKS
 
 COMPARISON = "compare.json"
 # Keys that do not distinguish configs: the seed, and how a run is logged and placed.
-INCIDENTAL = ("seed", "eval", "every", "checkpoint", "parallel", "tensorboard")
+INCIDENTAL = "seed eval every checkpoint parallel tensorboard wandb".split()
 
 
 class Group(NamedTuple):
@@ -64,12 +65,14 @@ def group_runs(workdirs: Sequence[str]) -> list[Group]:
     _check_distinct(workdirs)
     groups, count = {}, Counter()
     for workdir in workdirs:
-        c = rundir.read_config(workdir)
-        kind = _kind(c)
-        count[kind, c.seed] += 1
-        group = groups.setdefault((kind, count[kind, c.seed]), Group("", [], []))
+        results, kind, seed = read(workdir), workdir, 0
+        if results.get("run", {}).get("model", True):  # else of another program
+            c = rundir.read_config(workdir)
+            kind, seed = _kind(c), c.seed
+        count[kind, seed] += 1
+        group = groups.setdefault((kind, count[kind, seed]), Group("", [], []))
         group.workdirs.append(workdir)
-        group.results.append(_read_results(workdir))
+        group.results.append(_checked(workdir, results))
     return _with_labels(list(groups.values()))
 
 
@@ -96,8 +99,7 @@ def _kind(c):
     )
 
 
-def _read_results(workdir):
-    results = read(workdir)
+def _checked(workdir, results):
     if "run" not in results:
         raise FileNotFoundError(
             f"{workdir} has no {FILE}: run `python -m ebmjax.eval --workdir={workdir}`"
@@ -124,8 +126,10 @@ def _label(names):
     """What the names of runs have in common."""
     if len(names) == 1:
         return names[0]
-    stem = os.path.commonprefix(names).rstrip("-_ .0123456789") or names[0]
-    return f"{stem}, {len(names)} seeds"
+    stem, num = os.path.commonprefix(names), f"{len(names)} seeds"
+    if of_sweep := re.fullmatch(r"(.*?),?seed=\d*", stem):
+        return ", ".join(filter(None, [of_sweep[1], num]))
+    return f"{stem.rstrip('-_ .0123456789') or names[0]}, {num}"
 
 
 def compare(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str, Any]:

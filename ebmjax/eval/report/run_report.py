@@ -129,6 +129,8 @@ def render(
 
 
 def _about(run):
+    if not run["model"]:  # of another program
+        return f"{' and '.join(run['own'])} on {run['data']}"
     written = {"p_x": "p(x)", "p_x_y": "p(x | y)"}
     terms = " + ".join(
         f"{'' if weight == 1 else f'{weight:g} '}"

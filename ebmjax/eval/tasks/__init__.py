@@ -1,11 +1,20 @@
 """The tasks of the evaluation, in the order in which they are computed and shown."""
 
 from ebmjax.eval.task import Task
-from ebmjax.eval.tasks import attacks, calibration, classification, ood, samples, shift
+from ebmjax.eval.tasks import (
+    attacks,
+    calibration,
+    classification,
+    ood,
+    samples,
+    selective,
+    shift,
+)
 
 TASKS: dict[str, Task] = {
     "classification": classification.TASK,
     "calibration": calibration.TASK,
+    "selective": selective.TASK,
     "shift": shift.TASK,
     "ood": ood.TASK,
     "attacks": attacks.TASK,

@@ -278,10 +278,16 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     sets, labels = _completed_sets(numbers), set_labels(numbers["sets"])
     text = (
         f"Each score should be larger on the {numbers['num_images']:,} test examples"
-        " than on those of other sets. All carry Gaussian noise of"
-        f" {numbers['noise_std']:g} (in the units of the network's input); refinement"
-        f" is {numbers['refine_steps']} sampling steps."
+        " than on those of other sets."
     )
+    if std := numbers["noise_std"]:
+        text += (
+            f" All carry Gaussian noise of {std:g}, in units of the network's input."
+        )
+    if steps := numbers["refine_steps"]:
+        text += f" Refinement is {steps} sampling steps."
+    for label, reason in numbers.get("missing", {}).items():
+        text += f" Without {label}: {reason}."
     if warning := _seen(numbers):
         text += f" {warning.capitalize()}: its numbers say nothing of other sets."
     histograms, rocs = [], []
