@@ -102,15 +102,16 @@ def test_the_loss_curves_of_apgd_are_the_official_ones(loss, norm):
 
     start = apgd.init(jnp.asarray(points[0]), settings["eps"])
     state, ours = jax.lax.scan(visit, start, jnp.arange(len(points)))
-    # Where the label's logit is the third, the gradient of DLR is 0 but for rounding.
-    smooth = np.abs(theirs - 1).min(axis=0) > 1e-3
+    # Where the label's logit is the third, the gradient of DLR is 0 but for rounding;
+    # where the first three or four are close, it is large.
+    smooth = (np.abs(theirs - 1).min(axis=0) > 1e-3) & (theirs.max(axis=0) < 10)
     assert smooth.sum() >= 8
     ours, theirs = ours[:, smooth], theirs[:, smooth]
     np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
-    # Some step sizes were halved, at different times.
     halvings = np.log2(2 * eps / np.asarray(state.step_size).reshape(-1))
     np.testing.assert_allclose(halvings, np.round(halvings), atol=1e-3)
-    assert halvings.min() >= 1 and len(set(np.round(halvings))) > 1
+    assert halvings.min() > 0.5
+    assert norm == "linf" or np.ptp(halvings) > 0.5  # image by image
 
 
 def test_the_reviews_of_apgd():
@@ -221,17 +222,18 @@ def test_every_query_of_square_is_in_the_ball(norm, channels):
     }[norm]
     x = jax.random.uniform(KEY, (3, 9, 8, channels))
     keys = jax.random.split(KEY, 3)
-    z = start(keys, x, 0.3, (0, 1))
+    z, changed = start(keys, x, 0.3, (0, 1)), np.zeros((3, 9, 8), bool)
     query = jax.jit(query, static_argnames=("eps", "bounds"))
     for i in (0, 30, 400, 4500):
         dice = square._throw(square.fold(keys, i), channels)
         new = query(dice, i, z, x, eps=0.3, bounds=(0.0, 1.0))
         assert NORMS[norm].size(new - x).max() <= 0.3 * 1.00001
         assert new.min() >= 0 and new.max() <= 1
-        for n in range(3):  # each with a window of its own
-            assert 0 < np.sum(np.asarray(new[n] != z[n]))
+        changed |= np.asarray(new != z).any(axis=-1)
         z = new
+    # Each image with windows of its own.
     assert NORMS[norm].size(z - x).min() > 0.15
+    assert np.any(changed[0] != changed[1]) and np.any(changed[1] != changed[2])
 
 
 # --- all together -----------------------------------------------------------

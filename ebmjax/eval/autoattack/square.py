@@ -53,17 +53,16 @@ def _throw(keys, channels):
 def _corner(share, shape, side):
     """Row and column of a window's first pixel, each [B], as the official code draws
     them: in 0..length - side - 1, or 0."""
-    room = jnp.array(shape[1:3]) - side
+    room = jnp.array(shape[1:3])[None] - side
     row, column = jnp.floor(share * room).astype(jnp.int32).T
     return row, column
 
 
 def _offsets(x, corner):
     """Of each pixel from the corner: [B, H, 1, 1], [B, 1, W, 1]."""
-    rows, columns = (jnp.arange(length) for length in x.shape[1:3])
-    row, column = corner
-    row = (rows - row[:, None])[:, :, None, None]
-    return row, (columns - column[:, None])[:, None, :, None]
+    rows, columns = (jnp.arange(length)[None] for length in x.shape[1:3])
+    row, column = (first[:, None] for first in corner)
+    return (rows - row)[:, :, None, None], (columns - column)[:, None, :, None]
 
 
 def _window(x, corner, side):
@@ -118,7 +117,7 @@ def _norm(delta, mask=1.0):
 
 def _flip(u, a):
     """`a` [S, S] or its transpose, by chance: [B, S, S]."""
-    return jnp.where(u < 0.5, a.T, a)
+    return jnp.where(u < 0.5, a.T[None], a[None])
 
 
 def _start_l2(keys, x, eps, bounds):
@@ -128,8 +127,8 @@ def _start_l2(keys, x, eps, bounds):
     first = max(height - 5 * side, 0) // 2
     down, across = ((length - first) // side for length in (height, width))
     u = draw(jax.random.uniform, keys, (down, 1, across, 1, 1 + channels))
-    tile = jnp.asarray(bump(side), x.dtype)[:, None, :, None]
-    flipped = jnp.where(u[..., :1] < 0.5, jnp.swapaxes(tile, 0, 2), tile)
+    tile = jnp.asarray(bump(side), x.dtype)[None, None, :, None, :, None]
+    flipped = jnp.where(u[..., :1] < 0.5, jnp.swapaxes(tile, 2, 4), tile)
     tiles = flipped * jnp.where(u[..., 1:] < 0.5, -1, 1)
     tiles = tiles.reshape(len(x), down * side, across * side, channels)
     delta = jnp.zeros_like(x)
