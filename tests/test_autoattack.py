@@ -222,18 +222,18 @@ def test_every_query_of_square_is_in_the_ball(norm, channels):
     }[norm]
     x = jax.random.uniform(KEY, (3, 9, 8, channels))
     keys = jax.random.split(KEY, 3)
-    z, changed = start(keys, x, 0.3, (0, 1)), np.zeros((3, 9, 8), bool)
+    z, changed = start(keys, x, 0.3, (0, 1)), []
     query = jax.jit(query, static_argnames=("eps", "bounds"))
-    for i in (0, 30, 400, 4500):
+    for i in (0, 400, 4500):
         dice = square._throw(square.fold(keys, i), channels)
         new = query(dice, i, z, x, eps=0.3, bounds=(0.0, 1.0))
         assert NORMS[norm].size(new - x).max() <= 0.3 * 1.00001
         assert new.min() >= 0 and new.max() <= 1
-        changed |= np.asarray(new != z).any(axis=-1)
+        changed.append(np.asarray(new != z).any(axis=-1))
         z = new
-    # Each image with windows of its own.
     assert NORMS[norm].size(z - x).min() > 0.15
-    assert np.any(changed[0] != changed[1]) and np.any(changed[1] != changed[2])
+    windows = [change[i] for change in changed[1:] for i in range(3)]
+    assert len({window.tobytes() for window in windows}) > 3  # one for each image
 
 
 # --- all together -----------------------------------------------------------

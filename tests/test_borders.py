@@ -63,7 +63,7 @@ def test_only_parallel_speaks_of_device_meshes():
 
 def test_only_these_modules_compile():
     """A library function is compiled by its caller, with all that surrounds it."""
-    allowed = {"parallel", "kernels.conv", "eval.crosscheck"}
+    allowed = {"parallel", "kernels.conv", "eval.crosscheck", "eval.judge"}
     for module, path in MODULES.items():
         if module not in allowed:
             assert "jax.jit" not in path.read_text(), path
@@ -120,10 +120,13 @@ LAYERS = """
     recovery
     train
     eval.calibration eval.refinement eval.frechet eval.samples
+    eval.margins
+    eval.autoattack
     eval.attacks eval.ood
-    eval.report.charts eval.report.page eval.result eval.crosscheck
+    eval.report.charts eval.report.page eval.result eval.crosscheck eval.judge
     eval.task
     eval.ood_sets eval.robustness
+    eval.autoattack.evaluation
     eval.tasks
     eval.report eval.evaluate
     eval
