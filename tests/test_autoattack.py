@@ -1,6 +1,7 @@
 """AutoAttack against the official package, brute force, and its own rules."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,14 @@ KEY = jax.random.key(0)
 OFFICIAL = {"linf": "Linf", "l2": "L2"}
 norms = pytest.mark.parametrize("norm", ("linf", "l2"))
 slow = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def one_thread_of_torch():
+    """More of them wait for each other where cores are shared."""
+    torch = sys.modules.get("torch")
+    if torch:
+        torch.set_num_threads(1)
 
 
 # --- a network, in JAX and in PyTorch ---------------------------------------

@@ -1,5 +1,6 @@
 """The official AutoAttack, in PyTorch, on a model in JAX."""
 
+import contextlib
 import time
 
 import jax
@@ -56,6 +57,17 @@ def torch_module(logits_fn):
     return Bridge()
 
 
+@contextlib.contextmanager
+def _one_thread(torch):
+    """The network runs in JAX; waiting threads of PyTorch would only take its cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def official_autoattack(
     model: runs.Model,
     x: np.ndarray,
@@ -81,7 +93,7 @@ def official_autoattack(
     )
     images = torch.from_numpy((np.asarray(x, np.float32) + 1) / 2)
     images, classes = images.permute(0, 3, 1, 2), torch.tensor(labels).long()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread(torch):
         worst, _ = attack.run_standard_evaluation(
             images, classes, batch_size=batch_size
         )
