@@ -57,7 +57,7 @@ def torch_network(torch):
 def images(num, seed=1):
     x = np.random.default_rng(seed).uniform(0.05, 0.95, (num, 8, 8, 1))
     x = np.float32(x)
-    return x, np.asarray(network(x).argmax(axis=-1), np.int32)
+    return x, np.array(network(x).argmax(axis=-1), np.int32)
 
 
 def robust(x, labels):
