@@ -82,6 +82,21 @@ def _check_combinations(c):
             "config.eval.ema needs averaged parameters, but"
             " config.optimizer.ema_decay is 0, which keeps none"
         )
+    _check_attacks(c.eval.attacks)
+
+
+def _check_attacks(c):
+    for norm in ("linf", "l2"):
+        if c[f"autoattack_eps_{norm}"] and norm not in c.norms:
+            raise ValueError(
+                f"config.eval.attacks.autoattack_eps_{norm} is set, but"
+                f" config.eval.attacks.norms is {tuple(c.norms)}; add {norm!r}"
+            )
+    if c.judge and not (c.autoattack_eps_linf or c.autoattack_eps_l2):
+        raise ValueError(
+            f"config.eval.attacks.judge={c.judge!r} has nothing to judge; set"
+            " config.eval.attacks.autoattack_eps_linf or autoattack_eps_l2"
+        )
 
 
 def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:

@@ -373,6 +373,17 @@ KEYS = {
         choices=("true", "straight_through"),
     ),
     "eval.attacks.crosscheck": Key(False, "attack the same images with foolbox"),
+    "eval.attacks.autoattack_eps_linf": Key(
+        (), "AutoAttack at these, in 255ths; () is without", above=0, item=float
+    ),
+    "eval.attacks.autoattack_eps_l2": Key(
+        (), "AutoAttack at these, of [0, 1]; () is without", above=0, item=float
+    ),
+    "eval.attacks.judge": Key(
+        "",
+        "the official AutoAttack on the same images; '' is without",
+        choices=("", "pyautoattack"),
+    ),
     "eval.attacks.distal_steps": Key(
         200, "at most, from noise to a class; 0 is without", min=0
     ),

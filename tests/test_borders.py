@@ -63,7 +63,7 @@ def test_only_parallel_speaks_of_device_meshes():
 
 def test_only_these_modules_compile():
     """A library function is compiled by its caller, with all that surrounds it."""
-    allowed = {"parallel", "kernels.conv", "eval.crosscheck"}
+    allowed = {"parallel", "kernels.conv", "eval.crosscheck", "eval.judge"}
     for module, path in MODULES.items():
         if module not in allowed:
             assert "jax.jit" not in path.read_text(), path
@@ -109,6 +109,7 @@ LAYERS = """
     kernels
     energy sgld replay losses
     metrics augment optim chain_starts guard norms adversarial
+    eval.calibration
     models terms logit_queue
     processes
     parallel signals objectives
@@ -122,16 +123,20 @@ LAYERS = """
     plan
     recovery
     train
-    eval.calibration eval.refinement eval.frechet eval.samples eval.selective
+    interop
+    eval.refinement eval.frechet eval.samples eval.selective eval.inception
+    eval.corruptions eval.feature_scores eval.openood
+    eval.margins
+    eval.autoattack
     eval.attacks eval.ood
-    eval.report.charts eval.report.page eval.result eval.crosscheck
+    eval.report.charts eval.report.page eval.result eval.crosscheck eval.judge
     eval.task
-    eval.ood_sets eval.robustness
+    eval.ood_sets eval.robustness eval.sample_scores
+    eval.autoattack.evaluation
     eval.tasks
     eval.report eval.other_classifiers
     eval.evaluate
     eval
-    interop
     cli
     main sweep eval.__main__ interop.__main__ data.__main__
 """

@@ -22,38 +22,32 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from ebmjax import energy, losses
+from ebmjax.eval.autoattack.driver import autoattack
+from ebmjax.eval.margins import attack_margin, check, is_correct, margin, without_nan
 from ebmjax.norms import NORMS, PerImage, choose, clip, per_image
+
+__all__ = [
+    "LOSSES",
+    "Distal",
+    "Info",
+    "Minimal",
+    "autoattack",
+    "distal",
+    "fgsm",
+    "is_correct",
+    "margin",
+    "minimal_distance",
+    "pgd",
+]
 
 # x [B, ...] -> [B, K], or (key, x) -> [B, K] where `random` is set
 LogitsFn = Callable[..., jax.Array]
-
-
-def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """max_{k≠y} f_k - f_y, positive where the answer is wrong.  [B, K], [B] -> [B].
-
-    As a loss it is that of Carlini & Wagner (2017). Its gradient does not vanish
-    where the classifier is confident, as that of cross-entropy does.
-    """
-    own = -energy.joint_from_logits(logits, labels)
-    is_own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jnp.where(is_own, -jnp.inf, logits).max(axis=-1) - own
-
-
-def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Is the label's logit the largest, the first of equals?  [B, K], [B] -> [B] bool.
-
-    False where a logit is NaN, where argmax would still give some class.
-    """
-    chex.assert_rank([logits, labels], [2, 1])
-    answered = ~jnp.isnan(logits).any(axis=-1)
-    return answered & (logits.argmax(axis=-1) == labels)
 
 
 LOSSES = {"cross_entropy": losses.cross_entropy, "margin": margin}
@@ -81,10 +75,10 @@ def fgsm(
     With `targeted` the labels are those that the attack wants to see, and the step
     goes down. With `return_info` the result is (x_adv, `Info`).
     """
-    _check(x, labels, norm, bounds)
+    check(x, labels, norm, bounds)
     ball, sign = NORMS[norm], -1 if targeted else 1
     grad = jax.grad(lambda x: sign * losses.cross_entropy(logits_fn(x), labels).sum())
-    grad, has_nan = _without_nan(grad(x))
+    grad, has_nan = without_nan(grad(x))
     x = clip(x + per_image(eps, x) * ball.steepest(grad), bounds)
     _warn_of_nan(has_nan)
     return (x, Info(has_nan)) if return_info else x
@@ -137,7 +131,7 @@ def pgd(
     names = (loss,) if isinstance(loss, str) else tuple(loss)
     if not names or set(names) - set(LOSSES):
         raise ValueError(f"loss is {loss!r}, not 'cross_entropy' or 'margin'")
-    _check(x, labels, norm, bounds)
+    check(x, labels, norm, bounds)
     ball, sign = NORMS[norm], -1 if targeted else 1
     eps, step_size = per_image(eps, x), per_image(step_size, x)
     period = num_steps + 1
@@ -156,10 +150,12 @@ def pgd(
         def objective(z):
             logits = logits_fn(key, z) if random else logits_fn(z)
             each = jnp.stack([LOSSES[name](logits, labels).sum() for name in names])
-            return sign * each[turn % len(names)], _margin(logits, labels, targeted)
+            return sign * each[turn % len(names)], attack_margin(
+                logits, labels, targeted
+            )
 
         grad, margins = jax.grad(objective, has_aux=True)(z)
-        grad, has_nan = _without_nan(grad)
+        grad, has_nan = without_nan(grad)
         z_next = project(z + step_size * ball.steepest(grad))
         return margins.astype(precision), z_next, has_nan
 
@@ -212,13 +208,13 @@ def minimal_distance(
     such distances: the accuracy at eps is the share of images with a larger one.
     """
     bounds = pgd_options.get("bounds", (-1.0, 1.0))
-    _check(x, labels, norm, bounds)
+    check(x, labels, norm, bounds)
     ball, targeted = NORMS[norm], pgd_options.get("targeted", False)
     largest = jnp.asarray(max_eps, x.dtype)
     relative = jnp.asarray(relative_step_size, x.dtype)
 
     def is_wrong(z):
-        return _margin(logits_fn(z), labels, targeted) > 0
+        return attack_margin(logits_fn(z), labels, targeted) > 0
 
     def search(carry, key):
         nearest, low = carry
@@ -267,7 +263,7 @@ def distal(
     should end in something like the class, not in noise (Grathwohl et al., 2020,
     section 5.3, after Schott et al., 2019).
     """
-    _check(x, targets, "l2", bounds)
+    check(x, targets, "l2", bounds)
     length = per_image(step_size, x)
 
     def log_prob(z):
@@ -281,7 +277,7 @@ def distal(
     def body(carry):
         step, z, count, _, nan_gradient = carry
         grad, log_probs = jax.grad(log_prob, has_aux=True)(z)
-        grad, has_nan = _without_nan(grad)
+        grad, has_nan = without_nan(grad)
         confident = log_probs >= jnp.log(jnp.asarray(confidence, log_probs.dtype))
         z_next = clip(z + length * NORMS["l2"].steepest(grad), bounds)
         count = jnp.where(confident, count, count + 1)
@@ -293,41 +289,6 @@ def distal(
     _, z, count, _, nan_gradient = lax.while_loop(unfinished, body, carry)
     _warn_of_nan(nan_gradient)
     return Distal(z, count, nan_gradient)
-
-
-def _margin(logits, labels, targeted):
-    """`margin` from the attack's point of view: where it is positive, the attack has
-    succeeded. NaN logits are a mistake, but they are not the target."""
-    margins = margin(logits, labels)
-    nan = jnp.isnan(logits).any(axis=-1) | jnp.isnan(margins)
-    if targeted:
-        return jnp.where(nan, -jnp.inf, -margins)
-    return jnp.where(nan, jnp.inf, margins)
-
-
-def _without_nan(grad):
-    """The gradient with NaN as 0 and ±inf as the largest number, and where there was
-    NaN: [B, ...], [B] bool."""
-    has_nan = jnp.isnan(grad).any(axis=tuple(range(1, grad.ndim)))
-    return jnp.nan_to_num(grad), has_nan
-
-
-def _check(x, labels, norm, bounds):
-    if norm not in NORMS:
-        raise ValueError(f"norm is {norm!r}, not 'linf' or 'l2'")
-    chex.assert_type(x, float)
-    chex.assert_rank(labels, 1)
-    chex.assert_equal_shape_prefix([x, labels], 1)
-    low, high = bounds
-    values = energy.known_value(x)
-    if values is None or not values.size:
-        return
-    low, high = (np.asarray(bound, values.dtype) for bound in (low, high))
-    if not (values.min() >= low and values.max() <= high):
-        raise ValueError(
-            f"x lies in [{values.min():g}, {values.max():g}], expected finite values"
-            f" within bounds={bounds}: pass bounds=(low, high) in the units of x"
-        )
 
 
 def _warn_of_nan(nan_gradient):

@@ -45,9 +45,20 @@ class Target(NamedTuple):
 
 def eps_list(c, norm: str) -> list[tuple[float, str]]:
     """[(eps in units of [0, 1], how one writes it)] of `eval.attacks`."""
+    return with_texts(c[f"eps_{norm}"], norm)
+
+
+def with_texts(eps_list, norm: str) -> list[tuple[float, str]]:
+    """The values of a config key as above."""
     if norm == "linf":
-        return [(eps / 255, f"{eps:g}/255") for eps in c.eps_linf]
-    return [(eps, f"{eps:g}") for eps in c.eps_l2]
+        return [(eps / 255, f"{eps:g}/255") for eps in eps_list]
+    return [(eps, f"{eps:g}") for eps in eps_list]
+
+
+def usual(texts: list[str], norm: str) -> str:
+    """The eps that stands for all in a headline: the literature's, if it is there."""
+    eps = {"linf": "8/255", "l2": "0.5"}[norm]
+    return eps if eps in texts else texts[len(texts) // 2]
 
 
 def max_eps(c, norm: str) -> float:
@@ -97,9 +108,7 @@ def pgd(target: Target, norm: str) -> tuple[dict, np.ndarray]:
 
     names = {"purpose": f"attack {norm}", "text": f"{norm}: {', '.join(texts)}"}
     rows, arrays = accuracies(target, attack, eps, **names)
-    # The literature's eps stands for all in a headline, if it is there.
-    usual = {"linf": "8/255", "l2": "0.5"}[norm]
-    pictured = texts.index(usual) if usual in texts else len(texts) // 2
+    pictured = texts.index(usual(texts, norm))
     numbers = {"sweep": rows, "pictured_eps": texts[pictured]}
     numbers["num_nan_gradients"] = int(arrays["nan"].any(axis=0).sum())  # images
     return numbers, arrays["x"][pictured]

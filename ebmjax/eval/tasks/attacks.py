@@ -13,7 +13,8 @@ import numpy as np
 from etils import epath
 
 from ebmjax import augment, pictures, processes, runs
-from ebmjax.eval import calibration, crosscheck, robustness
+from ebmjax.eval import calibration, crosscheck, judge, robustness
+from ebmjax.eval.autoattack import driver, evaluation
 from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
     COLUMNS,
@@ -25,7 +26,8 @@ from ebmjax.eval.result import (
     picture,
     skipped,
 )
-from ebmjax.eval.task import NORMS, Column, Measure, Task, Verdict, format_number
+from ebmjax.eval.task import NORMS, Column, Measure, Task, format_number
+from ebmjax.eval.tasks.attack_headline import autoattack_table, robustness_verdict
 
 UNITS = {"linf": (255, "255ths"), "l2": (1, "[0, 1] units")}  # of eps in charts
 
@@ -35,7 +37,7 @@ def task(attacks: Mapping[str, robustness.Attack]) -> Task:
 
     Raises ValueError for a name that the report has for another curve.
     """
-    if taken := {"PGD", "foolbox", "nearest mistake"} & set(attacks):
+    if taken := {"PGD", "AutoAttack", "foolbox", "nearest mistake"} & set(attacks):
         raise ValueError(f"{taken.pop()!r} cannot be the name of an own attack")
     return TASK._replace(compute=functools.partial(compute, more=attacks))
 
@@ -51,6 +53,8 @@ def compute(
     c, test = run.config.eval.attacks, run.splits().test
     if c.crosscheck:  # what is not installed is missed before anything takes long
         processes.on_every_process(crosscheck.modules)
+    if c.judge:
+        processes.on_every_process(judge.modules)
     test = test.take(slice(c.num_images))
     x, labels = np.asarray(augment.to_float(test.image)), test.label
     numbers = {
@@ -85,7 +89,24 @@ def compute(
         numbers["distal"], x = robustness.distal(run, progress)
         files["distal.png"] = picture(x, min(len(x), COLUMNS))
         files["distal.npz"] = npz({"x": x})
+    numbers |= _autoattack(target, numbers["norms"])
     return Result(numbers, files)
+
+
+def _autoattack(target, norms):
+    """Adds the rows to `norms`. -> {"autoattack": settings} if there are any."""
+    c = target.run.config.eval.attacks
+    asked = [norm for norm in norms if c[f"autoattack_eps_{norm}"]]
+    if not asked:
+        return {}
+    try:
+        driver.check_classes(target.run.num_classes)
+    except ValueError as error:
+        return {"autoattack": skipped(str(error)).numbers}
+    for norm in asked:
+        norms[norm]["autoattack"] = evaluation.autoattack(target, norm)
+    evaluation.forget(target.run)
+    return {"autoattack": evaluation.SETTINGS}
 
 
 def _attack_picture(x, worst):
@@ -104,6 +125,8 @@ def curves(numbers: dict, norm: str) -> dict[str, list[dict]]:
     of_norm = numbers["norms"][norm]
     clean = {"eps": 0.0, "eps_text": "0", "accuracy": numbers["clean_accuracy"]}
     rows = {"PGD": of_norm["sweep"]} | of_norm["attacks"]
+    if "autoattack" in of_norm:
+        rows["AutoAttack"] = of_norm["autoattack"]
     if "crosscheck" in of_norm:
         pairs = zip(of_norm["sweep"], of_norm["crosscheck"]["accuracies"], strict=True)
         rows["foolbox"] = [row | {"accuracy": accuracy} for row, accuracy in pairs]
@@ -118,30 +141,13 @@ def _at(rows, eps_text):
     return next(row["accuracy"] for row in rows if row["eps_text"] == eps_text)
 
 
-def robustness_verdict(numbers: dict) -> Verdict:
-    answers, at = [], []
-    for norm, of_norm in numbers["norms"].items():
-        eps = of_norm["pictured_eps"]
-        answers.append(f"{_at(of_norm['sweep'], eps):.1%}")
-        at.append(f"{NORMS[norm]} {eps}")
-    detail = (
-        f"accuracy at {' and at '.join(at)} on {numbers['num_images']} images, clean"
-        f" {numbers['clean_accuracy']:.1%}; PGD, {numbers['num_steps']} steps,"
-        f" {' and '.join(numbers['losses']).replace('_', ' ')} loss"
-    )
-    if num := max(x["num_nan_gradients"] for x in numbers["norms"].values()):
-        detail += f"; the gradient of {num} images had NaN: an upper bound"
-    checks = [x["crosscheck"] for x in numbers["norms"].values() if "crosscheck" in x]
-    if checks:
-        agree = all(check["confirmed"] for check in checks)
-        detail += f"; foolbox finds {'no more' if agree else 'MORE'}"
-    return Verdict(" / ".join(answers), detail)
-
-
 def measures(numbers: dict) -> list[Measure]:
     rows = []
     for norm, of_norm in numbers["norms"].items():
-        for name, of_attack in ({"": of_norm["sweep"]} | of_norm["attacks"]).items():
+        rows_of = {"": of_norm["sweep"]} | of_norm["attacks"]
+        if "autoattack" in of_norm:
+            rows_of["AutoAttack"] = of_norm["autoattack"]
+        for name, of_attack in rows_of.items():
             rows += [
                 Measure(
                     f"accuracy at {NORMS[norm]} {row['eps_text']}"
@@ -184,7 +190,9 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
         " that finds no mistake is no proof that there is none."
     )
     tiles = _distal_tiles(numbers, folder) if "distal" in numbers else None
-    return page.Section(text, panels, [_table(numbers, n) for n in norms], tiles)
+    tables = [_table(numbers, norm) for norm in norms]
+    tables += [autoattack_table(numbers, n) for n in norms if "autoattack" in norms[n]]
+    return page.Section(text, panels, tables, tiles)
 
 
 def figure(numbers: dict, norm: str):
@@ -232,9 +240,14 @@ def _caption(numbers, of_norm):
 
 def _table(numbers, norm):
     of_norm, text = numbers["norms"][norm], ""
+    by_name = {
+        name: {row["eps"]: row for row in rows}
+        for name, rows in curves(numbers, norm).items()
+    }
+    texts = {e: row["eps_text"] for of in by_name.values() for e, row in of.items()}
     rows = [
-        page.Row([name, *(f"{row['accuracy']:.1%}" for row in points)])
-        for name, points in curves(numbers, norm).items()
+        page.Row([name, *(_percent(points.get(eps)) for eps in sorted(texts))])
+        for name, points in by_name.items()
     ]
     if "crosscheck" in of_norm:
         text = (
@@ -242,8 +255,12 @@ def _table(numbers, norm):
             if of_norm["crosscheck"]["confirmed"]
             else "foolbox finds MORE mistakes: use more steps or restarts."
         )
-    head = ["eps", "0", *(row["eps_text"] for row in of_norm["sweep"])]
+    head = ["eps", *(texts[eps] for eps in sorted(texts))]
     return page.Table(f"Accuracy under {NORMS[norm]} attacks", head, rows, text)
+
+
+def _percent(row):
+    return format_number(row and row["accuracy"], ".1%")
 
 
 def _distal_tiles(numbers, folder):
