@@ -28,6 +28,8 @@ _MODULES = (
     "data",
     "energy",
     "eval",
+    "export",
+    "hub",
     "interop",
     "losses",
     "metrics",

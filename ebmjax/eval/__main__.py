@@ -57,9 +57,10 @@ def _override(argument):
 
 
 def _evaluate(overrides):
-    from ebmjax import rundir
+    from ebmjax import hub, rundir
 
-    c = rundir.read_config(_WORKDIR.value)
+    location = hub.locate(_WORKDIR.value)
+    c = rundir.read_config(location.folder)
     if _DATA_DIR.value:
         c.data.data_dir = str(rundir.expand(_DATA_DIR.value))
     for key, value in overrides.items():
@@ -71,23 +72,23 @@ def _evaluate(overrides):
     from ebmjax.eval import evaluate as evaluation
 
     processes.restore_sigterm()
-    run, progress = _run(c), sys.stderr.isatty()
+    run, progress = _run(location, c), sys.stderr.isatty()
     every = (*evaluation.TASKS, *(run.tasks or ()))
     tasks = _TASKS.value or overrides.get("eval.tasks") or every
     results = evaluation.evaluate(run, tasks=tasks, progress=progress)
     if processes.index() == 0:
         cli.echo(evaluation.table(results))
         if "not_saved" not in results["run"]:
-            cli.echo(f"results written to {_WORKDIR.value}")
+            cli.echo(f"results written to {run.workdir}")
     sys.exit(1 if evaluation.failures(results, tasks) else 0)
 
 
-def _run(c):
+def _run(location, c):
     """The run, with the code that its config file gives again."""
     from ebmjax import runs
 
     recipe = cli.recipe_of(_CONFIG.value, c) if _CONFIG.value else None
-    return runs.load_with_config(_WORKDIR.value, c, recipe=recipe)
+    return runs.load_with_config(location, c, recipe=recipe)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,9 @@ class _Store:
         with self._catch():
             rundir.check_writable(run.workdir)
             (self._folder / FOLDER).mkdir(exist_ok=True)
+            if not (self._folder / rundir.CONFIG).exists():  # of a model by address
+                text = config.to_json(run.config)
+                rundir.write(self._folder / rundir.CONFIG, text)
 
     def save(self, results, name, entry, files):
         """Adds a task to what eval.json holds now. -> eval.json, or `results` with the
