@@ -90,8 +90,8 @@ def verify(workdir: str | os.PathLike) -> None:
     path = rundir.folder(workdir)
     if not (path / SUMS).exists():
         raise ValueError(f"{workdir} is not a portable model: it has no {SUMS}")
-    pairs = (line.split(maxsplit=1) for line in (path / SUMS).read_text().splitlines())
-    sums = {pair[-1].strip(): pair[0] for pair in pairs}
+    words = (path / SUMS).read_text().split()
+    sums = dict(zip(words[1::2], words[::2], strict=False))
     for name in READ:
         file = path / name
         found = _digest(file.read_bytes()) if file.exists() else None

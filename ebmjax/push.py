@@ -8,6 +8,7 @@ that `ebmjax.export` wrote is uploaded as it is, with your changes of its model 
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
 
 from absl import app, flags
 
@@ -30,29 +31,38 @@ def main(argv):
         raise ValueError("usage: python -m ebmjax.push --workdir=RUN --to=USER/NAME")
     from ebmjax import hub
 
-    hub.check_repository(_TO.value)
+    workdir, repository = _WORKDIR.value, _TO.value
+    hub.check_repository(repository)
     hub.client()  # what is missing is said before anything is done
-    with _folder() as folder:
-        address = hub.push(folder, _TO.value, private=_PRIVATE.value)
+    cli.set_up_jax()
+    options = dict(note=_NOTE.value, data_dir=_DATA_DIR.value, config=_CONFIG.value)
+    with portable_folder(workdir, repository, **options) as folder:
+        address = hub.push(folder, repository, private=_PRIVATE.value)
     cli.echo(f'pushed; load it by ebmjax.load("{address}")')
 
 
 @contextlib.contextmanager
-def _folder():
-    """The portable folder to upload: --workdir itself, or a temporary one."""
+def portable_folder(
+    workdir: str,
+    repository: str,
+    *,
+    note: str = "",
+    data_dir: str | None = None,
+    config: str | None = None,
+) -> Iterator[str]:
+    """The folder to upload: `workdir` itself, or a temporary one of the run in it."""
     from ebmjax import export, portable, rundir, runs
 
-    if portable.is_portable(_WORKDIR.value):
-        yield _WORKDIR.value
+    if portable.is_portable(workdir):
+        yield workdir
         return
-    cli.set_up_jax()
-    c = rundir.read_config(_WORKDIR.value)
-    if _DATA_DIR.value:
-        c.data.data_dir = str(rundir.expand(_DATA_DIR.value))
-    recipe = cli.recipe_of(_CONFIG.value, c) if _CONFIG.value else None
-    run = runs.load_with_config(_WORKDIR.value, c, recipe=recipe)
+    c = rundir.read_config(workdir)
+    if data_dir:
+        c.data.data_dir = str(rundir.expand(data_dir))
+    recipe = cli.recipe_of(config, c) if config else None
+    run = runs.load_with_config(workdir, c, recipe=recipe)
     with tempfile.TemporaryDirectory() as folder:
-        export.to_folder(run, folder, address=f"hf://{_TO.value}", note=_NOTE.value)
+        export.to_folder(run, folder, address=f"hf://{repository}", note=note)
         yield folder
 
 
