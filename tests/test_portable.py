@@ -159,9 +159,8 @@ def test_names_of_directories_do_not_leave_the_machine(run, tmp_path):
     c.data.outliers = "hf:/home/me/others@train"
     c.eval.ood.sets = ("uniform", "~/secret/b", "svhn_cropped")
     moved = dataclasses.replace(run, config=c, workdir=str(tmp_path / "run"))
-    evaluated = {
-        "ood": {"sets": {"/home/me/b.npz": {"x": "8/255 of ./me/c, gs://a/b"}}}
-    }
+    sets = {"/home/me/b.npz": {"x": "8/255 of ./me/c, gs://a/b"}}
+    evaluated = {"mine": {"sets": sets, "step": 1, "settings": {}}}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "eval.json").write_text(json.dumps(evaluated))
     export.to_folder(moved, tmp_path / "out")
@@ -170,8 +169,8 @@ def test_names_of_directories_do_not_leave_the_machine(run, tmp_path):
     assert stored_config.data.data_dir == ""
     assert stored_config.data.outliers == "hf:./others@train"
     assert stored_config.eval.ood.sets == ("uniform", "./b", "svhn_cropped")
-    ood = json.loads((tmp_path / "out" / "eval.json").read_text())["ood"]
-    assert ood == {"sets": {"b.npz": {"x": "8/255 of c, gs://a/b"}}}
+    mine = json.loads((tmp_path / "out" / "eval.json").read_text())["mine"]
+    assert mine["sets"] == {"b.npz": {"x": "8/255 of c, gs://a/b"}}
     for path in (tmp_path / "out").iterdir():
         assert b"/me" not in path.read_bytes(), path
     # The data are absent, and the usual message says which.
@@ -184,12 +183,12 @@ def test_vectors_keep_their_scaling_and_own_arrays_are_asked_for(tmp_path):
     x = rng.normal(size=(90, 5)) * [1, 2, 3, 4, 500]
     y = np.arange(90) % 3
     data = ebmjax.data.from_arrays(x[:60], y[:60], x[60:], y[60:], num_valid=30)
-    changes = {"sgld__buffer_size": 30, "batch_size": 12}
+    changes = {"sgld__buffer_size": 36, "batch_size": 12, "data__flip": False}
     before = small_runs.trained(tmp_path / "run", data=data, **changes)
     export.save(ebmjax.load(tmp_path / "run", data=data), tmp_path / "out")
     run = ebmjax.load(tmp_path / "out")
     np.testing.assert_array_equal(run.logits(x), before.logits(x))
-    assert run.buffer.dtype == np.float32 and run.buffer.shape == (30, 5)
+    assert run.buffer.dtype == np.float32 and run.buffer.shape == (36, 5)
     with pytest.raises(ValueError, match="arrays that were given to fit; pass them"):
         run.splits()
     assert ebmjax.load(tmp_path / "out", data=data).splits() is data
