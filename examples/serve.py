@@ -1,7 +1,6 @@
-"""A web service without ebmjax: class, confidence, "have I seen this kind of image?".
+"""Class, confidence and "have I seen this kind of image?", by jax without ebmjax.
 
-python -m ebmjax.export --workdir=runs/jem_digits --to=model.jaxexport
-python examples/serve.py model.jaxexport 8000
+python examples/serve.py model.jaxexport 8000  # that ebmjax.export wrote
 curl --data-binary @photo.png http://localhost:8000
 """
 
@@ -19,18 +18,17 @@ from PIL import Image
 def main(path, port="8000"):
     program = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
     about = json.loads(pathlib.Path(f"{path}.json").read_text())
-    height, width, channels = about["input"]["shape"]
-    least = about["log_density"]["quantiles"]["0.05"]  # 5 % of usual images are below
+    shape, quantiles = about["input"]["shape"], about["log_density"]["quantiles"]
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             file = io.BytesIO(self.rfile.read(int(self.headers["Content-Length"])))
-            image = Image.open(file).convert("L" if channels == 1 else "RGB")
-            x = np.reshape(image.resize((width, height)), (1, height, width, channels))
-            out = program.call(x)
-            p, seen = jax.nn.softmax(out["logits"][0]), out["log_density"][0] >= least
-            answer = {"class": about["class_names"][p.argmax()], "seen": bool(seen)}
-            answer["confidence"] = float(p.max())
+            image = Image.open(file).convert("L" if shape[2] == 1 else "RGB")
+            image = np.reshape(image.resize(shape[1::-1]), (1, *shape))
+            out = {name: x[0] for name, x in program.call(image).items()}
+            answer = {"class": about["class_names"][out["logits"].argmax()]}
+            answer["confidence"] = float(jax.nn.softmax(out["logits"]).max())
+            answer["seen"] = bool(out["log_density"] >= quantiles["0.05"])
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
