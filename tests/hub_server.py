@@ -34,7 +34,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             wanted = json.loads(body)
             name = wanted.get("organization") or "me", wanted["name"].split("/")[-1]
             (self.root / "/".join(name)).mkdir(parents=True, exist_ok=True)
-            X
+            host = self.headers["Host"]
+            self._send_json({"url": f"http://{host}/{'/'.join(name)}"})
         elif "preupload" in parts:
             names = [file["path"] for file in json.loads(body)["files"]]
             how = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}

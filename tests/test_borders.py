@@ -76,12 +76,20 @@ def test_pure_modules_know_no_config():
         assert "ml_collections" not in source and "config" not in source, name
 
 
-def test_help_comes_at_once():
+@pytest.mark.parametrize(
+    "module, text",
+    [
+        ("main", "Trains a run"),
+        ("export", "Writes a trained run"),
+        ("push", "Uploads a trained run"),
+    ],
+)
+def test_help_comes_at_once(module, text):
     """It imports no numerical package, and few modules: that takes 0.1 s."""
     program = (
         "import atexit, runpy, sys; sys.argv = ['ebmjax', '--help']\n"
         "atexit.register(lambda: print('modules:', *sys.modules))\n"
-        "runpy.run_module('ebmjax.main', run_name='__main__', alter_sys=True)"
+        f"runpy.run_module('ebmjax.{module}', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -91,7 +99,7 @@ def test_help_comes_at_once():
         timeout=60,
     )
     help_text, _, modules = done.stdout.partition("modules: ")
-    assert "Trains a run" in help_text and "--config:" in help_text
+    assert text in help_text and "--config:" in help_text
     tops = {name.split(".")[0] for name in modules.split()}
     assert not tops & {"jax", "numpy", *HEAVY} - {"ml_collections", "absl"}
     assert len(modules.split()) < 400
@@ -129,7 +137,10 @@ LAYERS = """
     eval.tasks
     eval.report eval.evaluate
     eval
-    interop export
+    interop
+    export.card export.program
+    export.files
+    export
     cli
     main eval.__main__ interop.__main__ data.__main__ export.__main__ push
 """

@@ -15,7 +15,8 @@ import pytest
 import scipy.special
 import small_runs
 
-from ebmjax import data, export, models
+import ebmjax
+from ebmjax import data, export, models, portable
 from ebmjax.export import program
 from ebmjax.kernels import conv
 
@@ -172,7 +173,7 @@ def test_weights_are_laid_out_as_the_format_says(tmp_path):
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     metadata = json.loads(header.pop("__metadata__")["ebmjax"])
-    assert metadata["version"] == export.ebmjax.__version__ and metadata["step"] == 0
+    assert metadata["version"] == ebmjax.__version__ and metadata["step"] == 0
     tensor = header["params/head/kernel"]
     assert tensor["dtype"] == "F32"
     first, last = tensor["data_offsets"]
@@ -202,4 +203,4 @@ def test_other_files_are_refused(tmp_path):
 
 def test_variables_in_other_containers_are_refused():
     with pytest.raises(ValueError, match="params/a is a list; expected an array"):
-        export.portable.weights_to_bytes({"params": {"a": [1.0, 2.0]}}, {})
+        portable.weights_to_bytes({"params": {"a": [1.0, 2.0]}}, {})
