@@ -29,6 +29,8 @@ _MODULES = (
     "data",
     "energy",
     "eval",
+    "export",
+    "hub",
     "interop",
     "losses",
     "metrics",

@@ -198,7 +198,7 @@ class ConvNet(nn.Module):
             name = f"conv{i + 1}"
             x = _conv(x, features, stride=1 + i % 2, dtype=self.dtype, name=name)
             x = nn.silu(x)
-        return _head(self, x.reshape(len(x), -1))
+        return _head(self, x.reshape(x.shape[0], -1))
 
 
 class MLP(nn.Module):
@@ -211,7 +211,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         del train
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i, features in enumerate(self.features):
             x = nn.silu(_dense(x, features, dtype=self.dtype, name=f"dense{i + 1}"))
         return _head(self, x)

@@ -1,4 +1,5 @@
-"""A run directory read back: the trained model and what belongs to it."""
+"""A trained model and what belongs to it, read back from a run directory, from a
+portable folder or by an address."""
 
 import dataclasses
 import functools
@@ -15,12 +16,13 @@ from ebmjax import (
     batching,
     data,
     energy,
+    hub,
     metrics,
     parallel,
     rundir,
     sgld,
+    stored,
 )
-from ebmjax import checkpoint as checkpoints
 from ebmjax import recipe as recipes
 from ebmjax.batching import Model as Model
 from ebmjax.data import Scaling, Splits
@@ -51,6 +53,9 @@ class Run:
     # {name: examples [M, ...]} of OOD sets that `eval.ood.sets` can name.
     ood_sets: Mapping[str, np.ndarray] | None = None
     has_model: bool = True  # not of saved logits
+    ema: bool = False  # whether the parameters are averaged ones
+    # Quantiles of log p(x) of data, as a portable folder has them.
+    quantiles: dict[str, Any] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -242,25 +247,28 @@ def load(
     """The run in `workdir`, at its "last" or "best" checkpoint or at a step.
 
     Args:
-      workdir: the run directory.
+      workdir: the run directory, a folder of `ebmjax.export`, ebmjax://NAME for a model
+        that comes with ebmjax, or hf://USER/NAME[@REVISION] for one of the Hub.
       checkpoint, ema: as ``config.eval`` of the run has them if not given.
       recipe: the recipe of training, for a run whose network or sampler it made.
       data: the arrays that `fit` was given, for `Run.splits` and evaluation.
       data_dir: where the data set lies now, if it has moved.
 
     Raises FileNotFoundError if there is no run or no checkpoint, ValueError if there
-    is no such checkpoint or if code of the run is missing.
+    is no such checkpoint, if code of the run is missing, or if a file of a portable
+    folder has another checksum. See `hub.locate` for the errors of addresses.
     """
-    c = rundir.read_config(workdir)
+    location = hub.locate(workdir)
+    c = rundir.read_config(location.folder)
     if data_dir is not None:
         c.data.data_dir = data_dir
     return load_with_config(
-        workdir, c, checkpoint=checkpoint, ema=ema, recipe=recipe, data=data
+        location, c, checkpoint=checkpoint, ema=ema, recipe=recipe, data=data
     )
 
 
 def load_with_config(
-    workdir: str,
+    location: str | hub.Location,
     c: ml_collections.ConfigDict,
     *,
     checkpoint: str | int | None = None,
@@ -269,48 +277,35 @@ def load_with_config(
     data: Splits | None = None,
 ) -> Run:
     """`load` with the config `c`, which may differ in what evaluation reads."""
+    if not isinstance(location, hub.Location):
+        location = hub.locate(location)
+    folder = location.folder
     which = c.eval.checkpoint if checkpoint is None else checkpoint
     ema = c.eval.ema if ema is None else ema
-    with checkpoints.manager(workdir, read_only=True) as stored:
-        step = _find(stored, which)
-        state, host = checkpoints.restore_model(stored, step)
-    facts = Facts.of(host)
-    params = state["ema"] if ema else state["params"]
-    if params is None:
-        raise ValueError(
-            f"the run in {workdir} keeps no averaged parameters: its"
-            " config.optimizer.ema_decay is 0"
-        )
+    fields, variables = stored.read(folder, which, ema, c)
+    facts = fields["facts"]
     check_code(
-        workdir, set(facts.own) & set(recipes.FOR_EVALUATION), recipes.given(recipe)
+        folder, set(facts.own) & set(recipes.FOR_EVALUATION), recipes.given(recipe)
     )
     complete = recipes.complete(recipe, c, len(facts.class_names))
-    variables = params, state["model_state"] or {}
-    _check_variables(workdir, complete.network, variables, facts.image_shape)
-    buffer = None
-    if state["chains"] is not None:
-        samples = state["chains"]["samples"]
-        buffer = checkpoints.reshard_chains(samples, 1, facts.num_blocks)[0]
+    stored.check_variables(folder, complete.network, variables, facts.image_shape)
     scaling = facts.scaling and [np.float32(x) for x in facts.scaling]
     return Run(
         config=c,
-        workdir=str(workdir),
-        step=step,
+        workdir=str(location.workdir),
         image_shape=tuple(facts.image_shape),
         class_names=tuple(facts.class_names),
-        recoveries=int(state["recoveries"]),
         model=Model(
             complete.network,
             parallel.place(variables),
             Scaling(*scaling) if scaling else None,
         ),
-        buffer=buffer,
         num_blocks=facts.num_blocks,
         sampler=complete.sampler,
         tasks=complete.tasks,
         data=data,
-        facts=facts,
-        skipped=int(state["guard"]["num_skipped"]) if "guard" in state else 0,
+        ema=ema,
+        **fields,
     )
 
 
@@ -324,26 +319,3 @@ def load_splits(c: ml_collections.ConfigDict) -> Splits:
         test_fraction=c.data.test_fraction,
         size=c.data.image_size,
     )
-
-
-def _check_variables(workdir, network, variables, shape):
-    """Raises ValueError unless the network has variables of these shapes."""
-    example = jnp.zeros((2, *shape))
-    expected = jax.eval_shape(network.init, jax.random.key(0), example)
-    found = checkpoints.difference(variables, expected)
-    if found:
-        raise ValueError(f"{workdir} was trained with another network: {found}")
-
-
-def _find(stored, which):
-    """The step of the "last" or "best" checkpoint, or of the one at a step."""
-    steps = stored.all_steps()
-    step = {"last": stored.latest_step(), "best": stored.best_step()}.get(which, which)
-    if not steps:
-        raise FileNotFoundError(f"{stored.directory} has no checkpoint: train first")
-    if step not in steps:
-        raise ValueError(
-            f"{stored.directory} has no checkpoint {which!r}, but those of steps"
-            f" {', '.join(map(str, sorted(steps)))}"
-        )
-    return step

@@ -3,11 +3,16 @@
 import ast
 import csv
 import importlib.util
+import io
+import json
 import pathlib
+import threading
+import urllib.request
 
 import numpy as np
 import pytest
 import sklearn.datasets
+import small_runs
 from PIL import Image
 
 import ebmjax
@@ -208,3 +213,26 @@ def test_any_logits(tmp_path):
     assert results["ood"]["mean"]["log_density"]["auroc"] > 0.5
     assert "it needs the model" in results["attacks"]["skipped"]
     assert "saved logits" in (tmp_path / "report.html").read_text()
+
+
+def test_serve(tmp_path):
+    run = small_runs.untrained()
+    path = tmp_path / "digits.jaxexport"
+    ebmjax.export.save(run, path)
+    data = run.splits()
+    test, log_p = data.test.image, run.log_density(data.test.image)
+    unusual = np.quantile(run.log_density(data.valid.image), 0.05)
+    with example("serve").main(path, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for i in (log_p.argmin(), log_p.argmax()):
+            file = io.BytesIO()
+            Image.fromarray(test[i, ..., 0]).save(file, "PNG")
+            with urllib.request.urlopen(address, file.getvalue()) as reply:
+                answer = json.loads(reply.read())
+            (p,) = run.predict_proba(test[i : i + 1])
+            assert answer["class"] == str(p.argmax())
+            assert answer["confidence"] == pytest.approx(p.max(), abs=1e-5)
+            assert answer["seen"] == bool(log_p[i] >= unusual)
+        server.shutdown()
+    assert log_p.min() < unusual < log_p.max()

@@ -23,7 +23,7 @@ DISTRIBUTIONS = {  # where its name is not that of the module
     "sklearn": "scikit-learn",
 }
 # What others import without declaring it, and what is declared to be used from now on.
-NOT_IMPORTED = {"importlib-resources"}
+NOT_IMPORTED = {"importlib-resources", "flatbuffers"}
 
 
 def names(requirements):

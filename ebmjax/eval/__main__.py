@@ -64,9 +64,10 @@ def _override(argument):
 
 
 def _evaluate(overrides):
-    from ebmjax import rundir
+    from ebmjax import hub, rundir
 
-    c = config.default() if _LOGITS.value else rundir.read_config(_WORKDIR.value)
+    location = None if _LOGITS.value else hub.locate(_WORKDIR.value)
+    c = rundir.read_config(location.folder) if location else config.default()
     if _DATA_DIR.value:
         c.data.data_dir = str(rundir.expand(_DATA_DIR.value))
     for key, value in overrides.items():
@@ -78,18 +79,18 @@ def _evaluate(overrides):
     from ebmjax.eval import evaluate as evaluation
 
     processes.restore_sigterm()
-    run, progress = _run(c), sys.stderr.isatty()
+    run, progress = _run(location, c), sys.stderr.isatty()
     every = (*evaluation.TASKS, *(run.tasks or ()))
     tasks = _TASKS.value or overrides.get("eval.tasks") or every
     results = evaluation.evaluate(run, tasks=tasks, progress=progress)
     if processes.index() == 0:
         cli.echo(evaluation.table(results))
         if "not_saved" not in results["run"]:
-            cli.echo(f"results written to {_WORKDIR.value}")
+            cli.echo(f"results written to {run.workdir}")
     sys.exit(1 if evaluation.failures(results, tasks) else 0)
 
 
-def _run(c):
+def _run(location, c):
     """The run, with the code that its config file gives again, or what stands in for
     the one of the logits."""
     from ebmjax import runs
@@ -99,7 +100,7 @@ def _run(c):
         saved = other_classifiers.read(_LOGITS.value)
         return other_classifiers.of_logits(saved, _WORKDIR.value, c)
     recipe = cli.recipe_of(_CONFIG.value, c) if _CONFIG.value else None
-    return runs.load_with_config(_WORKDIR.value, c, recipe=recipe)
+    return runs.load_with_config(location, c, recipe=recipe)
 
 
 if __name__ == "__main__":

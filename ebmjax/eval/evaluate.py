@@ -182,6 +182,10 @@ class _Store:
         with self._catch():
             rundir.check_writable(run.workdir)
             (self._folder / FOLDER).mkdir(exist_ok=True)
+            known = (self._folder / rundir.CONFIG).exists() or not run.has_model
+            if not known:  # a model by address
+                text = configs.to_json(run.config)
+                rundir.write(self._folder / rundir.CONFIG, text)
 
     def save(self, results, name, entry, files):
         """Adds a task to what eval.json holds now. -> eval.json, or `results` with the

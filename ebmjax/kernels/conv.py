@@ -56,6 +56,9 @@ def conv(x: jax.Array, w: jax.Array, *, stride: int = 1, padding: int = 0) -> ja
             f"a kernel of shape {w.shape} is too large for x of shape {x.shape} with"
             f" padding {padding}"
         )
+    if not all(isinstance(size, int) for size in x.shape):
+        # A batch of any size (`jax.export`), where the shape cannot decide.
+        return xla_correlate(x, w, geometry=geometry)
     return correlate.bind(*_varying_alike(x, w), geometry=geometry)
 
 

@@ -119,7 +119,7 @@ def render(
     text = page.render(
         "report.html",
         title=results["run"]["name"],
-        subtitle=_about(results["run"]),
+        subtitle=about(results["run"]),
         summaries=summaries(results, tasks),
         notes=_notes(results) + notes,
         sections=drawn,
@@ -128,7 +128,8 @@ def render(
     return text, {panel.name: panel.chart for panel in panels if panel.chart}
 
 
-def _about(run):
+def about(run: dict[str, Any]) -> str:
+    """Network, data, objective and checkpoint of a run in one line."""
     if not run["model"]:  # of another program
         return f"{' and '.join(run['own'])} on {run['data']}"
     written = {"p_x": "p(x)", "p_x_y": "p(x | y)"}
