@@ -16,7 +16,9 @@ from latex2mathml import converter  # noqa: E402
 import ebmjax  # noqa: E402
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REPOSITORY = PROJECT.get("urls", {}).get("Repository", "https://github.com/ebmjax/ebmjax")
+REPOSITORY = PROJECT.get("urls", {}).get(
+    "Repository", "https://github.com/ebmjax/ebmjax"
+)
 
 project = author = "ebmjax"
 version = release = ebmjax.__version__
@@ -33,6 +35,7 @@ exclude_patterns = ["_build", "_generated", "notebook.ipynb"]
 nitpicky = False
 
 html_theme = "furo"
+html_show_copyright = False
 html_math_renderer = "mathml"  # which browsers draw without a script or a download
 html_static_path = ["_static"]
 html_css_files = ["ebmjax.css"]

@@ -1,11 +1,16 @@
-"""Parts of the pages that are made from the repository when the site is built."""
+"""Parts of the pages that are made from the repository when the site is built.
+
+python docs/generate.py    # makes notebook.ipynb of notebook.md, which is committed
+"""
 
 import json
 import pathlib
+import re
 
 from ebmjax.keys import KEYS
 from experiments import digits
 
+DOCS = pathlib.Path(__file__).parent
 RESULTS = digits.RESULTS.parent
 GROUPS = {
     "": "The run",
@@ -59,7 +64,25 @@ def fashion_mnist(path: pathlib.Path) -> str:
     return "Not measured yet."
 
 
+def notebook() -> str:
+    """notebook.md as Jupyter's JSON, for Colab, without outputs."""
+    import jupytext
+    import nbformat
+
+    text = (DOCS / "notebook.md").read_text()
+    text = re.sub(r"{{ colab }}\n\n|<!--.*?-->\n\n", "", text, flags=re.DOTALL)
+    page = jupytext.reads(text, fmt="md:myst")
+    for i, cell in enumerate(page.cells):
+        cell.id, cell.metadata = f"cell-{i}", {}
+    page.metadata = {"kernelspec": page.metadata["kernelspec"]}
+    return nbformat.writes(page) + "\n"
+
+
 def _cell(text):
     """Text in a cell of a Markdown table, where neither | nor * is markup."""
     escaped = "".join(f"\\{x}" if x in "|*_<[" else x for x in text)
     return escaped[:1].upper() + escaped[1:]
+
+
+if __name__ == "__main__":
+    (DOCS / "notebook.ipynb").write_text(notebook())

@@ -2,7 +2,7 @@
 
     python docs/methods/toy.py [NAME ...]
 
-Trains an MLP on 1,000 points in the plane by each objective and writes figures/NAME.png:
+Trains an MLP on 1,000 points in the plane by each objective and draws figures/NAME.png:
 log p(x) as trained, its largest values in light colours, the data, and the line where
 both classes are equally likely. The picture of adversarial training is drawn of images
 and has a function of its own.
