@@ -36,6 +36,7 @@ nitpicky = False
 
 html_theme = "furo"
 html_show_copyright = False
+smartquotes = False  # "last" is what one types
 html_math_renderer = "mathml"  # which browsers draw without a script or a download
 html_static_path = ["_static"]
 html_css_files = ["ebmjax.css"]

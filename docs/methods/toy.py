@@ -22,7 +22,7 @@ import ebmjax
 FIGURES = pathlib.Path(__file__).parent / "figures"
 EXTENT = 3.0  # of the picture, in standard deviations of the data
 # The textbook's dynamics, of temperature 1, so that log p(x) is that of the data.
-LANGEVIN = {"step_size": 0.05, "noise_std": 0.1**0.5, "num_steps": 40}
+LANGEVIN = {"step_size": 0.01, "noise_std": 0.02**0.5, "num_steps": 60}
 OBJECTIVES = {
     "classifier": {},
     "ng_ebm": {"objective": {"energy_variance": 1.0, "approximate_mass": 1.0}},
