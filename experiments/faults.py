@@ -1,11 +1,12 @@
 """Injects faults into a run and compares it with an undisturbed one.
 
-    python -m experiments.faults [--kills=20] [--seed=0]
+    python -m experiments.faults [--kills=20] [--seed=0] [--plot=FILE.png]
 
 Trains JEM with an MLP on the digits in a program of its own, kills it again and again
 with kill -9, every second time while a checkpoint is being written, restarts it each
 time, and compares parameters, chains and log with those of an undisturbed run. Then
 injects other faults, one each. Prints tables; the exit code is 1 if anything differs.
+With --plot it draws the losses of both, and of each part of the killed one.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import logging
+from matplotlib.figure import Figure
 
 from ebmjax import checkpoint, rundir, writers
 
@@ -47,6 +49,7 @@ class Kill(NamedTuple):
     step: int  # of the last line in the log
     saved: int | None  # step of the newest complete checkpoint
     cut_off: bool  # whether it left an incomplete one
+    log: list[dict]  # what this start, and those before it, had logged
 
 
 def command(workdir, num_steps) -> list[str]:
@@ -103,7 +106,8 @@ def kill(workdir, num_steps, when, rng) -> Kill | None:
         program.kill()
         program.wait()
     lines = list(writers.read(workdir / writers.METRICS))
-    return Kill(when, lines[-1]["step"], newest(workdir), bool(unfinished(workdir)))
+    cut_off = bool(unfinished(workdir))
+    return Kill(when, lines[-1]["step"], newest(workdir), cut_off, lines)
 
 
 def newest(workdir) -> int | None:
@@ -142,11 +146,12 @@ def numbers(workdir) -> list[dict]:
     return [{k: v for k, v in x.items() if k != "images_per_s"} for x in lines]
 
 
-def kills(folder, num_kills, num_steps, rng, report) -> list[str]:
+def kills(folder, num_kills, num_steps, rng, report, plot=None) -> list[str]:
     """Kills a run `num_kills` times; its differences from an undisturbed one.
 
-    `report` takes the lines of a table.
+    `report` takes the lines of a table, `plot` is the file of a picture.
     """
+    parts, start = [], 0
     whole, killed = folder / "whole", folder / "killed"
     code, output = train(whole, num_steps)
     assert code == 0, output
@@ -156,11 +161,36 @@ def kills(folder, num_kills, num_steps, rng, report) -> list[str]:
         done = kill(killed, num_steps, ("training", "saving")[i % 2], rng)
         if done is None:
             raise RuntimeError(f"training ended before kill {i + 1}; use more steps")
+        parts.append([x for x in done.log if x["step"] >= start])
+        start = done.saved
         part = "left" if done.cut_off else "no"
         report(f"| {i + 1} | {done.when} | {done.step} | {done.saved} | {part} |")
     code, output = train(killed, num_steps)
     assert code == 0, output
+    if plot:
+        parts.append([x for x in numbers(killed) if x["step"] >= start])
+        draw(plot, numbers(whole), parts)
     return differences(whole, killed)
+
+
+def draw(path, whole, parts):
+    """The loss of the undisturbed run `whole`, and of each part of a killed one from
+    the checkpoint from which it started: lists of lines of their logs."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*_loss(whole), color="0.8", linewidth=6, label="undisturbed")
+    for i, part in enumerate(parts):
+        (line,) = axes.plot(*_loss(part), linewidth=1.2, label=f"start {i + 1}")
+        if i < len(parts) - 1:
+            axes.plot(*[x[-1:] for x in _loss(part)], "X", color=line.get_color())
+    axes.set(xlabel="step", ylabel="training loss")
+    axes.legend(frameon=False, ncols=2)
+    figure.savefig(path, dpi=100)
+
+
+def _loss(log):
+    train = [x for x in log if x["split"] == "train"]
+    return [x["step"] for x in train], [x["loss"] for x in train]
 
 
 def disk_full(folder, num_steps) -> tuple[str, list[str]]:
@@ -213,13 +243,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the random times")
+    parser.add_argument("--plot", help="a PNG file of the losses")
     args = parser.parse_args()
     logging.set_verbosity("error")  # not orbax's warnings
     report = functools.partial(print, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         rng = random.Random(args.seed)
-        different = kills(folder, args.kills, 100 * args.kills, rng, report)
+        different = kills(
+            folder, args.kills, 100 * args.kills, rng, report, plot=args.plot
+        )
         names = ", ".join(different) or "nothing"
         report(f"\nDifferent after {args.kills} kills: {names}.")
         report("\n| fault | message | different at the end |")

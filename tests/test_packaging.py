@@ -53,7 +53,7 @@ REQUIRED = names(PROJECT["dependencies"])
 EXTRAS = {
     name: names(requirements)
     for name, requirements in PROJECT["optional-dependencies"].items()
-    if name not in ("all", "test")
+    if name not in ("all", "test", "docs")
 }
 
 
