@@ -92,6 +92,7 @@ def test_the_python_of_a_page_runs(page, surroundings, tmp_path, monkeypatch):
         c.update(SHORT)
         c.data.image_size = min(c.data.image_size, 8)
         c.model.features = c.model.features[:2]
+        c.eval.tasks = ("classification", "calibration")
         return train.fit(c, *args, **more)
 
     monkeypatch.setattr(ebmjax, "fit", short_fit, raising=False)
@@ -199,8 +200,7 @@ def flat(value, prefix=""):
 @pytest.mark.slow
 def test_the_fields_of_eval_json_are_those_of_the_page(tmp_path):
     tasks = ("classification", "calibration", "ood", "attacks", "samples")
-    c = short(objective={"p_x": 1.0}, model={"name": "convnet", "features": (4,)})
-    run = train.fit(c, str(tmp_path))
+    run = train.fit(short(objective={"p_x": 1.0}), str(tmp_path))
     found = set(flat(ebmjax.evaluate(run, tasks=tasks)))
     page = PAGES["reference/eval_json.md"]
     fields = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
