@@ -126,4 +126,6 @@ def _absent(folder: str | os.PathLike, names: Iterable[str]):
 
 
 def _reason(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Two lines of the message: the Hub's say in the second what is missing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

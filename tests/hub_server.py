@@ -67,7 +67,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 (repository / value["path"]).write_bytes(content)
             elif line["key"] == "deletedFile":
                 (repository / value["path"]).unlink()
-        self._send_json({"commitUrl": "x", "commitOid": COMMIT, "success": True})
+        name = repository.relative_to(self.root)
+        url = f"http://{self.headers['Host']}/{name}/commit/{COMMIT}"
+        self._send_json({"commitUrl": url, "commitOid": COMMIT, "success": True})
 
     def _send_file(self, path):
         content = path.read_bytes()

@@ -99,4 +99,5 @@ def test_a_run_goes_to_a_hub_and_comes_back(tmp_path):
         done = command("ebmjax.export", *flags, **variables)
         assert done.returncode == 1
         error = done.stderr.splitlines()[-1]
-        assert error.startswith("error: hf://me/gone cannot be loaded: 404"), error
+        assert "hf://me/gone cannot be loaded: 404" in error, error
+        assert "Repository Not Found" in error, error
