@@ -27,6 +27,7 @@ GROUPS = {
     "checkpoint": "Checkpoints",
     "parallel": "Devices",
     "eval": "Evaluation",
+    "eval.shift": "Evaluation: corruptions",
     "eval.ood": "Evaluation: out-of-distribution detection",
     "eval.attacks": "Evaluation: attacks",
     "eval.samples": "Evaluation: samples",

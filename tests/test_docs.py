@@ -21,7 +21,7 @@ from test_examples import SHORT, short
 
 import ebmjax
 from ebmjax import config_file, train
-from ebmjax.keys import KEYS
+from ebmjax.keys import KEYS, TASKS
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -184,9 +184,10 @@ TASK.error TASK.last_error TASK.skipped run.not_saved classification.top5_accura
 classification.noised ood.sets.SET.error calibration.temperature.value
 calibration.temperature.num_valid calibration.temperature.skipped
 attacks.norms.NORM.attacks attacks.norms.NORM.crosscheck ood.not_finite
-ood.seen_in_training run.own
+ood.seen_in_training ood.groups run.own selective.missing attacks.autoattack
+attacks.norms.NORM.autoattack
 """.split()
-NAMES = "TASK SET SCORE NORM GRADIENT KIND K".split()
+NAMES = "TASK SET SCORE NORM GRADIENT KIND K CORRUPTION SEVERITY".split()
 
 
 def flat(value, prefix=""):
@@ -199,9 +200,8 @@ def flat(value, prefix=""):
 
 @pytest.mark.slow
 def test_the_fields_of_eval_json_are_those_of_the_page(tmp_path):
-    tasks = ("classification", "calibration", "ood", "attacks", "samples")
     run = train.fit(short(objective={"p_x": 1.0}), str(tmp_path))
-    found = set(flat(ebmjax.evaluate(run, tasks=tasks)))
+    found = set(flat(ebmjax.evaluate(run, tasks=TASKS)))
     page = PAGES["reference/eval_json.md"]
     fields = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     matched = set()
