@@ -16,7 +16,7 @@ def softmax(logits, temperature: float = 1.0) -> np.ndarray:
 
 def log_density(logits) -> np.ndarray:
     """log p(x) + log Z = logsumexp_y f(x)[y], nats, in float64.  [N, K] -> [N]."""
-    return special.logsumexp(np.asarray(logits, np.float64), axis=-1)
+    return np.asarray(special.logsumexp(np.asarray(logits, np.float64), axis=-1))
 
 
 def accuracy(scores, labels) -> float:
