@@ -173,7 +173,7 @@ def test_the_notebook_for_colab_is_that_of_the_page():
 def test_files_that_pages_name_are_there():
     for page, text in PAGES.items():
         for path in re.findall(
-            r"\(source:([^)]+)\)|`((?:examples|docs)/[\w/.]+)`", text
+            r"\(source:([^)]+)\)|`((?:examples|docs)/(?!_)[\w/.]+)`", text
         ):
             assert (ROOT / (path[0] or path[1])).exists(), f"{page}: {path}"
 
