@@ -90,3 +90,30 @@ def test_configs_quote_the_committed_results(column, name):
     ).groups()
     assert accuracy == f"{100 * RESULTS[column]['accuracy']:.1f}"
     assert ece == f"{100 * RESULTS[column]['ECE, 15 bins']:.1f}"
+
+
+def test_it_quotes_the_numbers_of_the_shipped_model():
+    path = ROOT / "ebmjax" / "pretrained" / "fashion_mnist-jem" / "eval.json"
+    results = json.loads(path.read_text())
+    text = " ".join(README.split())
+    accuracy, ece, scaled, auroc = re.search(
+        r"3,383 steps of 64 images, one seed: ([\d.]+) % test accuracy, ECE ([\d.]+) %"
+        r" \(under-confident; ([\d.]+) % after temperature scaling\), and a mean AUROC"
+        r" of ([\d.]+) for log p\(x\)",
+        text,
+    ).groups()
+    before, after = (results["calibration"][k] for k in ("as_trained", "temperature"))
+    assert results["run"]["step"] == 3383
+    assert accuracy == f"{100 * results['classification']['accuracy']:.1f}"
+    assert ece == f"{100 * before['ece']:.1f}" and after["value"] < 1
+    assert scaled == f"{100 * after['ece']:.1f}"
+    assert auroc == f"{results['ood']['mean']['log_density']['auroc']:.3f}"
+    assert len(results["ood"]["sets"]) == 5
+
+
+def test_the_shipped_model_samples_and_classifies():
+    names = {}
+    exec(block('"ebmjax://fashion_mnist-jem"'), names)
+    assert names["x"].shape == (10, 28, 28, 1)
+    probs = names["run"].predict_proba(names["x"])
+    assert np.mean(probs.max(axis=-1)) > 0.6
