@@ -4,6 +4,8 @@ from ebmjax import config as config
 from ebmjax import data as data
 from ebmjax import energy as energy
 from ebmjax import eval as eval
+from ebmjax import export as export
+from ebmjax import hub as hub
 from ebmjax import interop as interop
 from ebmjax import losses as losses
 from ebmjax import metrics as metrics
@@ -21,6 +23,7 @@ from ebmjax import writers as writers
 from ebmjax.data import Dataset as Dataset
 from ebmjax.data import Splits as Splits
 from ebmjax.eval.evaluate import evaluate as evaluate
+from ebmjax.eval.other_classifiers import Logits as Logits
 from ebmjax.objectives import Term as Term
 from ebmjax.recipe import Recipe as Recipe
 from ebmjax.runs import load as load

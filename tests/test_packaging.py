@@ -69,7 +69,7 @@ def test_what_is_imported_is_declared():
     "file, without",  # the tests need no TensorFlow, and on the newest no PyTorch
     [
         ("constraints.txt", {"tensorflow-cpu"}),
-        ("constraints-newest.txt", {"tensorflow-cpu", "torch"}),
+        ("constraints-newest.txt", {"tensorflow-cpu", "torch", "pyautoattack"}),
     ],
 )
 def test_a_declared_package_has_a_recorded_version(file, without):
