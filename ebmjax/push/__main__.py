@@ -6,13 +6,10 @@ Anyone loads it by ebmjax.load("hf://USER/NAME"). Log in first: hf auth login. A
 that `ebmjax.export` wrote is uploaded as it is, with your changes of its model card.
 """
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
-
 from absl import app, flags
 
 from ebmjax import cli
+from ebmjax.push import portable_folder
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a run directory or exported folder")
 _TO = flags.DEFINE_string("to", None, "the repository, USER/NAME")
@@ -39,31 +36,6 @@ def main(argv):
     with portable_folder(workdir, repository, **options) as folder:
         address = hub.push(folder, repository, private=_PRIVATE.value)
     cli.echo(f'pushed; load it by ebmjax.load("{address}")')
-
-
-@contextlib.contextmanager
-def portable_folder(
-    workdir: str,
-    repository: str,
-    *,
-    note: str = "",
-    data_dir: str | None = None,
-    config: str | None = None,
-) -> Iterator[str]:
-    """The folder to upload: `workdir` itself, or a temporary one of the run in it."""
-    from ebmjax import export, portable, rundir, runs
-
-    if portable.is_portable(workdir):
-        yield workdir
-        return
-    c = rundir.read_config(workdir)
-    if data_dir:
-        c.data.data_dir = str(rundir.expand(data_dir))
-    recipe = cli.recipe_of(config, c) if config else None
-    run = runs.load_with_config(workdir, c, recipe=recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        export.to_folder(run, folder, address=f"hf://{repository}", note=note)
-        yield folder
 
 
 if __name__ == "__main__":

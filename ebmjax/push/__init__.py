@@ -1,0 +1,32 @@
+"""The folder that `python -m ebmjax.push` uploads to the Hugging Face Hub."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+
+from ebmjax import cli
+
+
+@contextlib.contextmanager
+def portable_folder(
+    workdir: str,
+    repository: str,
+    *,
+    note: str = "",
+    data_dir: str | None = None,
+    config: str | None = None,
+) -> Iterator[str]:
+    """The folder to upload: `workdir` itself, or a temporary one of the run in it."""
+    from ebmjax import export, portable, rundir, runs
+
+    if portable.is_portable(workdir):
+        yield workdir
+        return
+    c = rundir.read_config(workdir)
+    if data_dir:
+        c.data.data_dir = str(rundir.expand(data_dir))
+    recipe = cli.recipe_of(config, c) if config else None
+    run = runs.load_with_config(workdir, c, recipe=recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        export.to_folder(run, folder, address=f"hf://{repository}", note=note)
+        yield folder
