@@ -20,14 +20,16 @@ def extractor(run: runs.Run) -> Extractor:
     Raises FileNotFoundError where it is not, ValueError where it is of other images.
     """
     c = run.config.eval.samples
-    if c.extractor.startswith(INCEPTION):
-        return processes.on_every_process(lambda: _inception(run, c))
-    if not c.extractor:
+    path, input = c.extractor, c.inception_input
+    if path.startswith(INCEPTION):
+        file = path.removeprefix(INCEPTION)
+        return processes.on_every_process(lambda: _inception(run, file, input))
+    if not path:
         return _by_run(run)
 
     def load():
         try:
-            return runs.load(c.extractor)
+            return runs.load(path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"config.eval.samples.extractor: {error}. It is a run directory, or"
@@ -37,13 +39,13 @@ def extractor(run: runs.Run) -> Extractor:
     other = processes.on_every_process(load)
     if other.image_shape != run.image_shape:
         raise ValueError(
-            f"config.eval.samples.extractor {c.extractor} takes images"
+            f"config.eval.samples.extractor {path} takes images"
             f" {other.image_shape}, expected {run.image_shape}"
         )
     return _by_run(other)
 
 
-def _inception(run, c):
+def _inception(run, file, input):
     from ebmjax.eval import inception
 
     if run.image_shape[-1] not in (1, 3):
@@ -51,8 +53,7 @@ def _inception(run, c):
             "FID's network takes grey and RGB images, not images with"
             f" {run.image_shape[-1]} channels"
         )
-    path = c.extractor.removeprefix(INCEPTION)
-    return inception.Extractor(path, c.inception_input)
+    return inception.Extractor(file, input)
 
 
 def _by_run(run):
