@@ -53,7 +53,7 @@ def test_images_in_a_folder_are_trained_on_and_read_back(tmp_path, monkeypatch):
     names = {}
     exec(source.replace("image_size=32", "image_size=8"), names)
     assert names["run"].step == 2 and names["run"].num_classes == 10
-    library = block("ebmjax.load(").replace("runs/jem_digits", "runs/photos")
+    library = block("runs/jem_digits").replace("runs/jem_digits", "runs/photos")
     exec(library.replace("steps=200", "steps=1").replace("n=100", "n=4"), names)
 
 
