@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -123,6 +124,25 @@ def _exit_if_distributed(text):
         file=sys.stderr,
     )
     processes.exit_immediately(1)
+
+
+def load_run(
+    workdir: str,
+    *,
+    data_dir: str | None = None,
+    config: str | None = None,
+    **which: Any,
+) -> Any:
+    """`runs.load` for a program: `data_dir` is a path as typed, and `config` the config
+    file whose get_recipe(c) the run was trained with."""
+    from ebmjax import hub, rundir, runs
+
+    location = hub.locate(workdir)
+    c = rundir.read_config(location.folder)
+    if data_dir:
+        c.data.data_dir = str(rundir.expand(data_dir))
+    recipe = recipe_of(config, c) if config else None
+    return runs.load_with_config(location, c, recipe=recipe, **which)
 
 
 def default_workdir(config: str) -> str:

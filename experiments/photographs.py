@@ -2,18 +2,19 @@
 
     python -m experiments.photographs fashion_mnist --train
     python -m experiments.photographs cifar10 --train --only=classifier,ng_ebm
-    python -m experiments.photographs fashion_mnist --table
+    python -m experiments.photographs fashion_mnist
 
 `--train` trains and evaluates what is missing under runs/DATASET, one seed of all
 methods after the other, and may be stopped and started again. What is finished is then
 copied to experiments/results/DATASET: config, eval.json, the curve of validation, and
-the newest picture of the chains. `--table` makes the tables from those files alone.
+the newest picture of the chains. Without `--train` the table is made from those files
+alone.
 
     --only=NAME,...    some of the methods
     --seeds=N          seeds 0 to N - 1 (3)
     --data=NAME        the data set, as config.data.name: a TFDS name or an .npz file
     --ood=NAME,...     OOD sets, as config.eval.ood.sets
-    --outliers=NAME    outliers for the method outlier_exposure, which needs them
+    --outliers=NAME    outliers, without which outlier_exposure is left out
     --runs=DIR         the folder of run directories
 """
 
@@ -150,13 +151,16 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
 class Row(NamedTuple):
     name: str
     form: str
-    get: Callable[[dict], float]
+    get: Callable[[dict], float | None]
 
 
 def _eps(norm, text):
     def get(numbers):
-        sweep = numbers["attacks"]["norms"][norm]["sweep"]
-        return next(row["accuracy"] for row in sweep if row["eps_text"] == text)
+        attacked = numbers.get("attacks", {}).get("norms", {}).get(norm, {})
+        found = [
+            r["accuracy"] for r in attacked.get("sweep", ()) if r["eps_text"] == text
+        ]
+        return found[0] if found else None
 
     return get
 
@@ -185,7 +189,7 @@ ROWS = [
 ]
 SCORES = {
     "log_density": "log p(x)",
-    "max_prob": "max p",
+    "max_log_prob": "max p",
     "approximate_mass": "approximate mass",
 }
 
@@ -217,7 +221,7 @@ def _ood_rows(numbers):
     def of(name, score, metric):
         if name == "mean":
             return lambda n: n["ood"]["mean"][score][metric]
-        return lambda n: n["ood"]["sets"][name][score][metric]
+        return lambda n: n["ood"]["sets"][name]["scores"][score][metric]
 
     rows = [
         Row(f"AUROC, mean, {text}", "{:.3f}", of("mean", score, "auroc"))
@@ -238,9 +242,9 @@ def _stem(name):
 
 
 def _cell(row, seeds):
-    try:
-        values = [row.get(numbers) for numbers in seeds]
-    except (KeyError, StopIteration):
+    """Empty where a run was not evaluated so."""
+    values = [row.get(numbers) for numbers in seeds]
+    if None in values:
         return ""
     mean, form = statistics.fmean(values), row.form
     text = form.format(mean).rstrip("%")
@@ -274,7 +278,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--train", action="store_true")
-    parser.add_argument("--table", action="store_true")
     for name in ("only", "data", "ood", "outliers"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--seeds", type=int, default=3)
@@ -286,8 +289,9 @@ def arguments() -> argparse.Namespace:
         if method not in METHODS:
             hint = config.nearest(method, METHODS)
             parser.error(f"--only: there is no method {method!r}{hint}")
-    if not args.outliers and not args.table and "outlier_exposure" in args.only:
+    if args.train and not args.outliers and "outlier_exposure" in args.only:
         args.only.remove("outlier_exposure")
+        print("outlier_exposure is left out: it needs --outliers", file=sys.stderr)
     return args
 
 

@@ -359,3 +359,27 @@ def test_robust_accuracy_is_the_official_one(norm):
     theirs = robust(theirs.permute(0, 2, 3, 1).numpy(), labels)
     ours = robust(x_adv, labels)
     assert 10 < theirs.sum() < 90 and abs(int(ours.sum()) - int(theirs.sum())) <= 1
+
+
+def test_rand_fools_a_linear_classifier_where_it_can_be_fooled():
+    """A logit is the sum of two pixels of its own: within eps an image falls if and
+    only if the margin is below 4 eps."""
+    x = np.float32(np.random.default_rng(3).uniform(-0.3, 0.3, (12, 2, 3, 1)))
+    w = np.float32(np.repeat(np.eye(3), 2, axis=0))
+    logits = x.reshape(12, 6) @ w
+    labels, ordered = logits.argmax(-1), np.sort(logits, axis=-1)
+    margins = np.sort(ordered[:, -1] - ordered[:, -2])
+    eps = float(margins[5] + margins[6]) / 8
+
+    x_adv = attacks.autoattack(
+        KEY,
+        lambda key, x: x.reshape(len(x), 6) @ w,
+        jnp.asarray(x),
+        jnp.asarray(labels),
+        norm="linf",
+        eps=eps,
+        version="rand",
+    )
+    assert eps < 0.7  # nothing is clipped
+    assert np.abs(x_adv - x).max() <= eps + 1e-6
+    assert np.sum((x_adv.reshape(12, 6) @ w).argmax(-1) != labels) == 6

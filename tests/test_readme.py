@@ -109,6 +109,8 @@ def test_it_quotes_the_numbers_of_the_shipped_model():
     assert scaled == f"{100 * after['ece']:.1f}"
     assert auroc == f"{results['ood']['mean']['log_density']['auroc']:.3f}"
     assert len(results["ood"]["sets"]) == 5
+    mnist = results["ood"]["sets"]["mnist.npz"]["scores"]["log_density"]["auroc"]
+    assert f"({mnist:.3f} on MNIST:" in text
 
 
 def test_the_shipped_model_samples_and_classifies():

@@ -50,18 +50,14 @@ def main(argv):
 
 def load():
     """The run that the flags name."""
-    from ebmjax import hub, rundir, runs
-
     cli.set_up_jax()
-    location = hub.locate(_WORKDIR.value)
-    c = rundir.read_config(location.folder)
-    if _DATA_DIR.value:
-        c.data.data_dir = str(rundir.expand(_DATA_DIR.value))
-    recipe = cli.recipe_of(_CONFIG.value, c) if _CONFIG.value else None
     which = _CHECKPOINT.value
-    which = int(which) if which and which.isdigit() else which
-    return runs.load_with_config(
-        location, c, checkpoint=which, ema=_EMA.value, recipe=recipe
+    return cli.load_run(
+        _WORKDIR.value,
+        data_dir=_DATA_DIR.value,
+        config=_CONFIG.value,
+        checkpoint=int(which) if which and which.isdigit() else which,
+        ema=_EMA.value,
     )
 
 

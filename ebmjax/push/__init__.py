@@ -17,16 +17,12 @@ def portable_folder(
     config: str | None = None,
 ) -> Iterator[str]:
     """The folder to upload: `workdir` itself, or a temporary one of the run in it."""
-    from ebmjax import export, portable, rundir, runs
+    from ebmjax import export, portable
 
     if portable.is_portable(workdir):
         yield workdir
         return
-    c = rundir.read_config(workdir)
-    if data_dir:
-        c.data.data_dir = str(rundir.expand(data_dir))
-    recipe = cli.recipe_of(config, c) if config else None
-    run = runs.load_with_config(workdir, c, recipe=recipe)
+    run = cli.load_run(workdir, data_dir=data_dir, config=config)
     with tempfile.TemporaryDirectory() as folder:
         export.to_folder(run, folder, address=f"hf://{repository}", note=note)
         yield folder

@@ -1,12 +1,13 @@
 """Accuracy and calibration under common corruptions, by severity."""
 
+import functools
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
-from ebmjax import runs
+from ebmjax import processes, runs
 from ebmjax.eval import calibration, corruptions
 from ebmjax.eval.report import charts, page
 from ebmjax.eval.result import (
@@ -37,7 +38,8 @@ def compute(run: runs.Run, progress: Progress) -> Result:
     for name in c.corruptions:
         progress(name)
         try:
-            corrupted = _corrupted(run, name, image, label)
+            make = functools.partial(_corrupted, run, name, image, label)
+            corrupted = processes.on_every_process(make)
         except (OSError, ValueError) as error:
             logging.warning("corruption %s: %s", name, error)
             by_name[name] = {"error": str(error)}
