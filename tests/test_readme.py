@@ -73,7 +73,7 @@ def test_every_file_that_it_names_is_there():
     configs = re.findall(r"configs/\w+\.py", README)
     for path in [a or b for a, b in linked] + configs:
         assert (ROOT / path).exists(), path
-    for name in set(re.findall(r"--config=([\w/.:]+)", README)) - {"FILE"}:
+    for name in set(re.findall(r"--config=([\w/.:-]+)", README)) - {"FILE"}:
         assert find_config(name)
 
 
