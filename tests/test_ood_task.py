@@ -261,6 +261,7 @@ def test_near_and_far_sets_have_means_and_openoods_table(run):
         np.testing.assert_allclose(found, np.mean(near))
     lines = result.files["openood.csv"].decode().splitlines()
     assert lines[0] == "score,dataset,FPR@95,AUROC,AUPR_IN,AUPR_OUT,ACC"
+    assert list(result.numbers["labels"])[:6] == list(ood.SCORES)  # headline: log p(x)
     (row,) = (line for line in lines if line.startswith("max_logit,farood"))
     values = np.float64(row.split(",")[2:])
     far = result.numbers["groups"]["far"]["max_logit"]

@@ -80,7 +80,10 @@ def compute(
     by_set = _scores(run, scores, images, progress)
     _add_feature_scores(run, by_set, progress)
     not_finite = _not_finite(by_set)
-    kept = [score for score in by_set["test"] if score not in not_finite]
+    labels = {name: score.label for name, score in scores.items()} | FITTED_LABELS
+    # In the order of the scores; a compiled function returns them alphabetically.
+    computed = by_set["test"].keys() - not_finite.keys()
+    kept = [score for score in labels if score in computed]
     if not kept:
         raise ValueError(f"no score is finite: {not_finite}")
     inside = by_set.pop("test")
@@ -90,7 +93,6 @@ def compute(
     seen = ood_sets.seen_in_training(run, list(sets))
     if seen:
         logging.warning("the run was trained on outliers of %s", ", ".join(seen))
-    labels = {name: score.label for name, score in scores.items()} | FITTED_LABELS
     completed = {name: x["scores"] for name, x in sets.items() if "scores" in x}
     rows = {name: x[:COLUMNS] for name, x in images.items() if len(x) >= COLUMNS}
     numbers = {
