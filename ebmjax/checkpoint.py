@@ -11,6 +11,7 @@ import glob
 import json
 import logging
 import operator
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -152,8 +153,13 @@ def _writing(checkpoints):
 
 
 def _first_line(error):
-    """The first line of the message, shortened in the middle."""
+    """The first line of the message, shortened in the middle.
+
+    Tensorstore adds annotations, [tensorstore_spec='...'] among them, which are longer
+    than the message and not for a user.
+    """
     line = (str(error) or repr(error)).splitlines()[0]
+    line = re.split(r" \[\w+='", line)[0]
     return line if len(line) <= 300 else f"{line[:150]} ... {line[-150:]}"
 
 
