@@ -66,7 +66,6 @@ def evaluation(c: ml_collections.ConfigDict) -> None:
     c.eval.shift.num_images = 1000
     c.eval.attacks.update(num_images=200, eps_linf=(2.0, 8.0), eps_l2=(0.5,))
     c.eval.attacks.update(refine_images=0, distal_steps=0, distance_rounds=0)
-    c.eval.attacks.autoattack_eps_linf = (2.0,)
     c.eval.samples.num_steps = 20
 
 
