@@ -184,11 +184,17 @@ def _add_feature_scores(run, by_set, progress):
     fitted = run.map(
         features_of, image, progress=progress("features of training examples")
     )
-    for name, x in features.items():
-        new = dict.fromkeys(feature_scores.LABELS, np.full(len(x), np.nan))
-        if np.isfinite(x).all() and np.isfinite(fitted).all():
-            new = feature_scores.scores(fitted, label, x, k=c.neighbours)
-        by_set[name] |= new
+    every = np.concatenate(list(features.values()))
+    finite = np.isfinite(every).all(axis=1) & np.isfinite(fitted).all()
+    ends = np.cumsum([len(x) for x in features.values()])[:-1]
+    found = {score: np.full(len(every), np.nan) for score in feature_scores.LABELS}
+    if finite.any():  # one fit for all sets: it takes longer than the scores
+        new = feature_scores.scores(fitted, label, every[finite], k=c.neighbours)
+        for score, values in new.items():
+            found[score][finite] = values
+    for score, values in found.items():
+        for name, of_set in zip(features, np.split(values, ends), strict=True):
+            by_set[name][score] = of_set
 
 
 def _not_finite(by_set):
