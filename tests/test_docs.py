@@ -42,10 +42,8 @@ def blocks(page, language):
 
 def commands():
     """python -m ebmjax... of all blocks, as their arguments."""
-    lines = [
-        line for page in PAGES for b in blocks(page, "sh") for line in b.split("\n")
-    ]
-    for line in lines:
+    texts = [block for page in PAGES for block in blocks(page, "sh")]
+    for line in "\n".join(texts).replace("\\\n", " ").split("\n"):
         words = shlex.split(line.replace("<this repository>", "URL"), comments=True)
         words = [word for word in words if not re.fullmatch("[A-Z_]+=.*", word)]
         if words[:2] == ["python", "-m"]:
@@ -105,12 +103,14 @@ def test_the_python_of_a_page_runs(page, surroundings, tmp_path, monkeypatch):
 PROBE = """
 import argparse, runpy, sys
 from absl import app, flags
-from ebmjax import cli, config, keys
+from ebmjax import cli, config, keys, sweep
 
 def check(main, flags_parser):
     rest = flags_parser(sys.argv)[1:]
     if module == "ebmjax.main":
         config.check(cli.load_config(flags.FLAGS.config, rest))
+    if module == "ebmjax.sweep":
+        sweep.plan(flags.FLAGS.config, "runs", flags.FLAGS.grid, rest)
     for x in rest:
         if module == "ebmjax.eval" and x.startswith("--config."):
             key, text = x.removeprefix("--config.").split("=", 1)
@@ -118,7 +118,7 @@ def check(main, flags_parser):
                 config.parse(key, text)
             ), x
         elif x.startswith("-"):
-            assert module == "ebmjax.main", x
+            assert module in ("ebmjax.main", "ebmjax.sweep"), x
     if module == "ebmjax.eval":
         assert set(flags.FLAGS.tasks or ()) <= set(keys.TASKS)
 
