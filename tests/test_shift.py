@@ -176,9 +176,11 @@ def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
         "moved": Corruption(moved, (0, 1, 2, 3, 4)),
         "floats": Corruption(lambda image, *_: image / 2, (1, 1, 1, 1, 1)),
     }
-    run = make_run(tmp_path, config_of(corruptions=("contrast",)))
+    c = config_of(corruptions=("contrast",), folder=str(tmp_path))
+    run = make_run(tmp_path, c)
     numbers = shift.task(own).compute(run, Progress()).numbers
     assert list(numbers["corruptions"]) == ["contrast", "moved", "floats"]
+    assert "there is no" in numbers["corruptions"]["contrast"]["error"]
     moved_rows = numbers["corruptions"]["moved"]
     assert moved_rows["1"] == numbers["clean"]
     x, y = (a[:50] for a in run.splits().test)
