@@ -4,12 +4,14 @@ import argparse
 
 import pytest
 
-from experiments import photographs
+from experiments import photograph_tables, photographs
 from experiments.photographs import METHODS
 
 
 def results(accuracy, auroc):
-    scores = {name: {"auroc": auroc, "fpr95_in": 0.25} for name in photographs.SCORES}
+    scores = {
+        name: {"auroc": auroc, "fpr95_in": 0.25} for name in photograph_tables.SCORES
+    }
     bins = {"counts": [0, 30, 10], "confidence": [None, 0.5, 0.9]}
     row = {"eps_text": "8/255", "accuracy": 0.125}
     return {
@@ -27,7 +29,7 @@ def results(accuracy, auroc):
 
 def test_a_row_is_the_mean_over_seeds_and_their_deviation():
     seeds = [results(0.8, 0.6), results(0.9, 0.7)]
-    text = photographs.table({"jem": seeds, "classifier": seeds[:1]})
+    text = photograph_tables.table({"jem": seeds, "classifier": seeds[:1]})
     head, _, jem, classifier = (
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in text.splitlines()
@@ -53,7 +55,7 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
         "AUROC, mnist, log p(x)": "0.650 ± 0.071",
     }
     assert classifier[1:3] == ["1", "80.0"]
-    few = photographs.table({"jem": seeds}, ("AURC, max p, %",)).splitlines()
+    few = photograph_tables.table({"jem": seeds}, ("AURC, max p, %",)).splitlines()
     assert few[0] == "| method | seeds | AURC, max p, % |"
     assert few[2] == "| JEM, 20 steps | 2 | 1.25 ± 0.00 |"
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import ebmjax
 from ebmjax.config_file import find_config
-from experiments import digits, photographs
+from experiments import digits, photograph_tables, photographs
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -78,8 +78,8 @@ def test_every_file_that_it_names_is_there():
 
 
 def test_its_table_is_that_of_the_committed_results():
-    results = photographs.read_results(photographs.RESULTS / "fashion_mnist")
-    assert photographs.table(results, photographs.HEADLINE) in README
+    results = photograph_tables.read_results(photographs.RESULTS / "fashion_mnist")
+    assert photograph_tables.table(results, photograph_tables.HEADLINE) in README
 
 
 @pytest.mark.parametrize("column, name", digits.RUNS.items())
