@@ -134,7 +134,7 @@ LAYERS = """
     train
     interop
     eval.refinement eval.frechet eval.samples eval.selective eval.inception
-    eval.corruptions eval.feature_scores eval.openood
+    eval.corruptions eval.energies eval.feature_scores eval.openood
     eval.margins
     eval.autoattack
     eval.attacks eval.ood
