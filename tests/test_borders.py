@@ -139,10 +139,12 @@ LAYERS = """
     eval.autoattack
     eval.attacks eval.ood
     eval.report.charts eval.report.page eval.result eval.crosscheck eval.judge
+    eval.report.glossary
     eval.task
     eval.ood_sets eval.robustness eval.sample_scores
     eval.autoattack.evaluation
     eval.tasks
+    eval.report.ranking
     eval.report eval.other_classifiers
     eval.evaluate
     eval

@@ -8,7 +8,7 @@ from etils import epath
 
 from ebmjax import augment, pictures, runs
 from ebmjax.eval import energies
-from ebmjax.eval.report import page
+from ebmjax.eval.report import glossary, page
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -178,4 +178,5 @@ TASK = Task(
     measures=measures,
     section=section,
     compare=compare,
+    glossary=glossary.COUNTERFACTUALS,
 )

@@ -5,7 +5,7 @@ from etils import epath
 
 from ebmjax import augment, runs
 from ebmjax.eval import attacks, calibration, energies, ood, robustness
-from ebmjax.eval.report import charts, page
+from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     Progress,
     Result,
@@ -17,6 +17,7 @@ from ebmjax.eval.result import (
 from ebmjax.eval.task import NORMS, Measure, Task, Verdict, format_number
 
 KINDS = {"marginal": "E(x)", "joint": "E(x, label)"}
+NUM_SHOWN = 20  # images of an outcome that has a histogram
 OUTCOMES = {
     "all": "all",
     "withstood": "still right",
@@ -164,12 +165,13 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
 
 
 def _histogram(arrays, row, kind):
-    """Of clean images, and of attacked ones, all and by outcome."""
+    """Of clean and of attacked images, and of those fooled if they are not too few."""
     name = row["name"]
     masks = energies.outcomes(arrays["clean/right"], arrays[f"{name}/right"])
     attacked = arrays[f"{name}/{kind}"]
     named = {"clean": arrays[f"clean/{kind}"], "attacked": attacked}
-    named |= {OUTCOMES[k]: attacked[masks[k]] for k in ("withstood", "fooled")}
+    if masks["fooled"].sum() >= NUM_SHOWN:
+        named["fooled"] = attacked[masks["fooled"]]
     return page.figure_panel(
         charts.histograms(named, f"{KINDS[kind]}, nats"),
         f"energy_{kind}_{name}",
@@ -203,4 +205,5 @@ TASK = Task(
     verdict=energies_verdict,
     measures=measures,
     section=section,
+    glossary=glossary.ENERGIES,
 )

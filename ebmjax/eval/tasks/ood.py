@@ -14,7 +14,7 @@ from etils import epath
 from ebmjax import runs
 from ebmjax.eval import calibration, feature_scores, ood, ood_sets, openood
 from ebmjax.eval.ood import SCORES, Score
-from ebmjax.eval.report import charts, page
+from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -355,4 +355,5 @@ TASK = Task(
     verdict=ood_verdict,
     measures=measures,
     section=section,
+    glossary=glossary.OOD,
 )

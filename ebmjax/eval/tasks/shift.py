@@ -9,7 +9,7 @@ from etils import epath
 
 from ebmjax import processes, runs
 from ebmjax.eval import calibration, corruptions
-from ebmjax.eval.report import charts, page
+from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     Progress,
     Result,
@@ -200,4 +200,5 @@ TASK = Task(
     measures=measures,
     section=section,
     compare=compare,
+    glossary=glossary.SHIFT,
 )
