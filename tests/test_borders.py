@@ -141,7 +141,7 @@ LAYERS = """
     eval.report.charts eval.report.page eval.result eval.crosscheck eval.judge
     eval.report.glossary
     eval.task
-    eval.ood_sets eval.robustness eval.sample_scores
+    eval.ood_sets eval.robustness eval.sample_scores eval.fit_features
     eval.autoattack.evaluation
     eval.tasks
     eval.report.ranking

@@ -12,7 +12,14 @@ import numpy as np
 from etils import epath
 
 from ebmjax import runs
-from ebmjax.eval import calibration, feature_scores, ood, ood_sets, openood
+from ebmjax.eval import (
+    calibration,
+    feature_scores,
+    fit_features,
+    ood,
+    ood_sets,
+    openood,
+)
 from ebmjax.eval.ood import SCORES, Score
 from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
@@ -78,7 +85,9 @@ def compute(
         fn, label = ood.tempered_log_density(c.temperature), "log p(x) at T ="
         scores = {**scores, TEMPERED: Score(fn, f"{label} {c.temperature:g}")}
     by_set = _scores(run, scores, images, progress)
-    _add_feature_scores(run, by_set, progress)
+    features = {name: values.pop(FEATURES, None) for name, values in by_set.items()}
+    for name, fitted in fit_features.scores(run, features, progress).items():
+        by_set[name] |= fitted
     not_finite = _not_finite(by_set)
     labels = {name: score.label for name, score in scores.items()} | FITTED_LABELS
     # In the order of the scores; a compiled function returns them alphabetically.
@@ -166,29 +175,6 @@ def _scores(run, scores, images, progress):
         for name, of_set in zip(images, np.split(of_all, ends), strict=True):
             by_set[name][score] = of_set
     return by_set
-
-
-def _add_feature_scores(run, by_set, progress):
-    """Replaces the features in {set: {score: [N]}} by the scores fitted to those of
-    training examples, which are seen as they are, without noise."""
-    c = run.config.eval.ood
-    features = {name: values.pop(FEATURES, None) for name, values in by_set.items()}
-    train = run.splits().train
-    image, label = train.image[: c.num_fit], train.label[: c.num_fit]
-    if not len(label):
-        return
-
-    def features_of(model, key, image):
-        return model.features(model.to_float(image))
-
-    fitted = run.map(
-        features_of, image, progress=progress("features of training examples")
-    )
-    for name, x in features.items():
-        new = dict.fromkeys(feature_scores.LABELS, np.full(len(x), np.nan))
-        if np.isfinite(x).all() and np.isfinite(fitted).all():
-            new = feature_scores.scores(fitted, label, x, k=c.neighbours)
-        by_set[name] |= new
 
 
 def _not_finite(by_set):
