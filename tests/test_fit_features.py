@@ -29,12 +29,13 @@ def run(tmp_path):
     return run
 
 
-def features(run, num=100, label=None):
+def features(run, num=100, label=None, image=None):
     """The features and the number of batches computed for them."""
     train, progress = run.splits().train, Counting()
     label = train.label[:num] if label is None else label
-    found = fit_features.of_examples(run, train.image[:num], label, progress)
-    x = train.image[:num].reshape(num, -1) / 127.5 - 1
+    image = train.image[:num] if image is None else image
+    found = fit_features.of_examples(run, image, label, progress)
+    x = image.reshape(num, -1) / 127.5 - 1
     np.testing.assert_allclose(found, x[:, ::4], atol=1e-6)
     return found, progress.num
 
@@ -46,22 +47,25 @@ def test_the_second_time_only_the_first_batch_is_computed(run):
     np.testing.assert_array_equal(first, again)
 
 
-@pytest.mark.parametrize("change", ["step", "ema", "num", "labels", "damage"])
+@pytest.mark.parametrize("change", ["step", "ema", "num", "image", "label", "damage"])
 def test_other_settings_compute_all_of_them_again(run, tmp_path, change):
     features(run)
-    num, label = 100, None
+    num, label, image = 100, None, None
     if change == "step":
         run = dataclasses.replace(run, step=8)
     elif change == "ema":
         run = dataclasses.replace(run, ema=True)
     elif change == "num":
         num = 90
-    elif change == "labels":
+    elif change == "image":  # behind the first batch
+        image = run.splits().train.image[:100].copy()
+        image[99, 0, 0] += 9
+    elif change == "label":
         label = np.zeros(100, np.int32)
     else:
         path = tmp_path / "eval" / fit_features.FILE
         path.write_bytes(path.read_bytes()[:-500])
-    assert features(run, num, label)[1] == 3
+    assert features(run, num, label, image)[1] == 3
 
 
 def test_another_model_of_the_same_step_is_noticed(run):

@@ -210,9 +210,10 @@ def _rows(numbers):
         for i, label in enumerate(numbers["groups"], start=1):
             spread = row["groups"].get(label)
             cells.append(_cell(measure, spread))
+            marks[i] = ""  # which keeps the cells below each other
             if spread and spread["rank"]:
                 best += [i] if spread["rank"] == 1 else []
-                marks |= {i: _mark(spread)} if several else {}
+                marks[i] = _mark(spread) if several else ""
         rows.append(page.Row(cells, tuple(best), marks))
     return rows
 
