@@ -45,6 +45,8 @@ def small_config():
     c.eval.attacks.distal_steps, c.eval.attacks.distance_rounds = 5, 6
     c.eval.attacks.norms, c.eval.attacks.eps_linf = ("linf",), (4.0, 8.0, 32.0)
     c.eval.attacks.refine_copies = 2
+    c.eval.energies.update(num_images=20, num_steps=4)
+    c.eval.counterfactuals.num_steps = 6
     c.eval.samples.num_chains, c.eval.samples.num_steps = 20, 4
     c.eval.samples.num_reference = 60
     return c

@@ -94,9 +94,7 @@ def test_what_is_not_a_number_is_a_mistake_and_has_no_auroc():
 @pytest.fixture
 def run(tmp_path):
     c = small_config()
-    c.eval.energies.update(num_images=20, num_steps=4, eps_linf=(4.0, 48.0))
-    c.eval.energies.eps_l2 = (0.5,)
-    c.eval.counterfactuals.num_steps = 6
+    c.eval.energies.update(eps_linf=(4.0, 48.0), eps_l2=(0.5,))
     run = make_run(tmp_path, c)
     sampler = functools.partial(sgld.sgld, step_size=0.5, noise_std=0.0)
     return dataclasses.replace(run, sampler=sampler)
