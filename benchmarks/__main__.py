@@ -1,4 +1,4 @@
-"""Our training step against PyTorch's: `python -m benchmarks [--full]`.
+"""Our training step against PyTorch's: `python -m benchmarks [--full] [--tuned]`.
 
 For each case two processes take turns, so that what else the machine does meets both.
 First PyTorch finds loss, gradient and chains of the same weights, batch and noise, and
@@ -26,11 +26,19 @@ from benchmarks import cases
 
 NETWORKS = [(10, 1, 64), (16, 2, 64), (16, 4, 32)]
 LARGE = (28, 10, 32)
+ALLOCATOR = {  # of glibc, read when a process starts
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+}
 
 
 def main():
     parser = argparse.ArgumentParser("python -m benchmarks")
     parser.add_argument("--full", action="store_true", help="WRN-28-10 too, in hours")
+    parser.add_argument(
+        "--tuned", action="store_true", help="PyTorch in channels_last; its allocator"
+    )
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="a turn, at least")
@@ -63,7 +71,7 @@ def row(case, args, peak):
         ours, theirs = Worker("ours", case, path), None
         try:
             about = ours.hear()
-            theirs = Worker("official", case, path)
+            theirs = Worker("official", case, path, tuned=args.tuned)
             differ = theirs.hear()["differ"]
             rounds = []
             while len(rounds) < 4 * args.rounds and quiet(rounds) < args.rounds:
@@ -121,7 +129,7 @@ def others(*workers) -> float:
 class Worker:
     """A process of its own that times its steps when told to."""
 
-    def __init__(self, module, case, path):
+    def __init__(self, module, case, path, tuned=False):
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -129,7 +137,9 @@ class Worker:
                 f"benchmarks.{module}",
                 ",".join(map(str, case)),
                 path,
+                *["tuned"] * tuned,
             ],
+            env={**os.environ, **(ALLOCATOR if tuned else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 from ebmjax import kernels
+from ebmjax.kernels.batch_norm import EPSILON, batch_norm
 
 NORMS = (None, "batch", "instance", "layer", "act")
 
@@ -288,36 +289,32 @@ class Norm(nn.Module):
             scale = self.param("scale", lambda _: 1 / (std + 1e-6))
             return (_channels(scale) * (x + _channels(loc))).astype(dtype)
 
+        scale = _channels(self.param("scale", nn.initializers.ones, features))
+        bias = _channels(self.param("bias", nn.initializers.zeros, features))
         if self.kind == "batch":
-            mean, var = self._batch_moments(x, train)
+            mean, var = self._running_moments(features)
+            if train:
+                y, *moments = batch_norm(x, scale, bias, self.axis_name)
+                self._update(mean, var, *moments, x.size // x.shape[-1])
+                return y.astype(dtype)
+            mean, var = _channels(mean.value), _channels(var.value)
         else:
             axes = (1, 2) if self.kind == "instance" else (1, 2, 3)
             mean = x.mean(axes, keepdims=True)
             var = x.var(axes, keepdims=True)
-        scale = self.param("scale", nn.initializers.ones, features)
-        bias = self.param("bias", nn.initializers.zeros, features)
-        x = (x - mean) * lax.rsqrt(var + 1e-5)
-        return (x * _channels(scale) + _channels(bias)).astype(dtype)
+        return ((x - mean) * lax.rsqrt(var + EPSILON) * scale + bias).astype(dtype)
 
-    def _batch_moments(self, x, train):
-        features = (x.shape[-1],)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        if not train:
-            return _channels(running_mean.value), _channels(running_var.value)
-        count = x.size // x.shape[-1]
-        over_devices = self.axis_name is not None
-        mean = x.mean(axis=(0, 1, 2))
-        if over_devices:
+    def _running_moments(self, features):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        return mean, self.variable("batch_stats", "var", jnp.ones, features)
+
+    def _update(self, running_mean, running_var, mean, var, count):
+        """PyTorch normalises by the biased variance and keeps the unbiased one."""
+        if self.axis_name is not None:
             count *= lax.axis_size(self.axis_name)
-            mean = lax.pmean(mean, self.axis_name)
-        var = ((x - _channels(mean)) ** 2).mean(axis=(0, 1, 2))
-        if over_devices:
-            var = lax.pmean(var, self.axis_name)
-        # PyTorch normalises by the biased variance and keeps the unbiased one.
+        mean, var = mean.reshape(-1), var.reshape(-1) * count / (count - 1)
         running_mean.value = 0.1 * running_mean.value + 0.9 * mean
-        running_var.value = 0.1 * running_var.value + 0.9 * var * count / (count - 1)
-        return _channels(mean), _channels(var)
+        running_var.value = 0.1 * running_var.value + 0.9 * var
 
 
 def _channels(v: jax.Array) -> jax.Array:

@@ -9,19 +9,33 @@ import json
 import logging
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import tqdm
-from etils import epath
 
 from ebmjax import pictures, rundir
+from ebmjax.metrics_log import METRICS, Meter, events, read, truncate_after
+from ebmjax.trackers import TensorBoard, WeightsAndBiases
 
-METRICS = "metrics.jsonl"
-WANDB_ID = "wandb_id"  # the file with the id by which Weights & Biases resumes a run
-SKIPPED = "skipped"  # metric: the number of steps that were skipped
+__all__ = [
+    "METRICS",
+    "SHOWN",
+    "Console",
+    "JsonLines",
+    "Meter",
+    "Pictures",
+    "TensorBoard",
+    "WeightsAndBiases",
+    "Writer",
+    "Writers",
+    "events",
+    "of_run",
+    "read",
+    "truncate_after",
+]
+
 # The metrics that the screen shows, and how.
 SHOWN = {
     "loss": "loss {:.3f}",
@@ -135,76 +149,6 @@ class Console(Writer):
         return f"{left} left"
 
 
-class TensorBoard(Writer):
-    """Event files in the run directory. Raises ImportError without tensorboardX."""
-
-    def __init__(self, workdir: str, step: int):
-        self.workdir, self.events = str(workdir), None
-        self._open(step)
-
-    def _open(self, step):
-        from tensorboardX import SummaryWriter
-
-        self.events = SummaryWriter(self.workdir, purge_step=step + 1)
-
-    def write(self, step, split, metrics):
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                self.events.add_scalar(f"{split}/{name}", value, step)
-
-    def images(self, step, name, picture):
-        self.events.add_image(name, picture, step, dataformats="HWC")
-
-    def histogram(self, step, name, values):
-        self.events.add_histogram(name, values, step)
-
-    def rewind(self, step):
-        self.events.close()
-        self._open(step)
-
-    def close(self):
-        self.events.close()
-
-
-class WeightsAndBiases(Writer):
-    """A run of the project `project`, which a resumed training continues.
-
-    W&B takes no step twice, but a run that went back to a checkpoint repeats some: the
-    step is therefore a number of its own, "step", against which the charts are drawn.
-    W&B's own variables apply, as WANDB_MODE=offline. Raises ImportError without wandb.
-    """
-
-    def __init__(self, workdir: str, project: str, config: dict[str, Any]):
-        import wandb
-
-        self.wandb, root = wandb, rundir.folder(workdir)
-        path = root / WANDB_ID
-        if not path.exists():
-            rundir.write(path, uuid.uuid4().hex)
-        self.run = wandb.init(
-            project=project,
-            name=root.name,
-            id=path.read_text(),
-            resume="allow",
-            dir=None if rundir.in_bucket(workdir) else str(root),
-            config=config,
-        )
-        self.run.define_metric("*", step_metric="step")
-
-    def write(self, step, split, metrics):
-        numbers = {f"{split}/{name}": value for name, value in metrics.items()}
-        self.run.log({"step": step} | numbers)
-
-    def images(self, step, name, picture):
-        self.run.log({"step": step, name: self.wandb.Image(picture)})
-
-    def histogram(self, step, name, values):
-        self.run.log({"step": step, name: self.wandb.Histogram(values)})
-
-    def close(self):
-        self.run.finish()
-
-
 class Writers(Writer):
     """Hands everything to each of `writers`, to the console and to `trackers`.
 
@@ -299,7 +243,7 @@ def of_run(
     return result
 
 
-def _opened(extra: str, make: Callable, *args) -> list[Writer]:
+def _opened(extra: str, make: Callable, *args) -> list[Any]:
     """[the tracker], or [] with a line in the log if it cannot be opened."""
     try:
         return [make(*args)]
@@ -308,55 +252,3 @@ def _opened(extra: str, make: Callable, *args) -> list[Writer]:
     except Exception as error:
         _report(make.__name__, error)
     return []
-
-
-class Meter:
-    """Means over the steps since the last line of the log, and the number of steps that
-    were skipped, if any were: their metrics are left out."""
-
-    def __init__(self, sums: dict[str, float], count: int):
-        self.sums, self.count = sums, count
-
-    def add(self, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-
-    def skip(self) -> None:
-        self.sums[SKIPPED] = self.sums.get(SKIPPED, 0.0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means; the meter then starts anew."""
-        skipped = self.sums.pop(SKIPPED, None)
-        means = {name: total / self.count for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means | ({SKIPPED: skipped} if skipped else {})
-
-
-def truncate_after(path: epath.Path, step: int) -> None:
-    """Drops from a log the lines after `step`, which training will write again.
-
-    Events stay: they are also the record of past divergences.
-    """
-    if not path.exists():
-        return
-    kept = [
-        line for line in read(path) if line["step"] <= step or line["split"] == "event"
-    ]
-    rundir.write(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def events(workdir: str) -> list[dict]:
-    """The divergences of the run so far, as they stand in the log."""
-    lines = read(rundir.folder(workdir) / METRICS)
-    return [line for line in lines if line["split"] == "event"]
-
-
-def read(path: epath.Path) -> Iterator[dict]:
-    """The lines of a log up to one that a crash cut off; none if there is no file."""
-    text = path.read_text() if path.exists() else ""
-    for line in text.splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return

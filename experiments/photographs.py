@@ -7,8 +7,8 @@
 `--train` trains and evaluates what is missing under runs/DATASET, one seed of all
 methods after the other, and may be stopped and started again. What is finished is then
 copied to experiments/results/DATASET: config, eval.json, the curve of validation, and
-the newest picture of the chains. Without `--train` the table is made from those files
-alone.
+the newest picture of the chains. Without `--train` the tables, README's and one with
+all columns, and a picture of the curves are made from those files alone.
 
     --only=NAME,...    some of the methods
     --seeds=N          seeds 0 to N - 1 (3)
@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import ml_collections
 
 from ebmjax import config, presets, rundir, writers
@@ -66,7 +67,6 @@ def evaluation(c: ml_collections.ConfigDict) -> None:
     c.eval.shift.num_images = 1000
     c.eval.attacks.update(num_images=200, eps_linf=(2.0, 8.0), eps_l2=(0.5,))
     c.eval.attacks.update(refine_images=0, distal_steps=0, distance_rounds=0)
-    c.eval.attacks.autoattack_eps_linf = (2.0,)
     c.eval.samples.num_steps = 20
 
 
@@ -110,6 +110,22 @@ METHODS = {
     "jem_5": short_chains,
     "jem": presets.jem,
     "jem_ng_ebm": weights(p_x=1.0, energy_variance=0.1, approximate_mass=0.1),
+}
+
+
+TITLES = {
+    "classifier": "classifier",
+    "ng_ebm": "NG-EBM, β = γ = 1",
+    "ng_ebm_0.1": "NG-EBM, β = γ = 0.1",
+    "ng_ebm_0.01": "NG-EBM, β = γ = 0.01",
+    "energy_variance": "energy variance alone, β = 1",
+    "approximate_mass": "approximate mass alone, γ = 1",
+    "hdge": "HDGE",
+    "adversarial": "adversarial training, L∞ 8/255",
+    "outlier_exposure": "outlier exposure (letters)",
+    "jem_5": "JEM, 5 clipped steps",
+    "jem": "JEM, 20 steps",
+    "jem_ng_ebm": "JEM with β = γ = 0.1",
 }
 
 
@@ -167,9 +183,16 @@ class Row(NamedTuple):
     get: Callable[[dict], float | None]
 
 
+def _get(numbers, *path):
+    """None if that was not measured."""
+    for name in path:
+        numbers = numbers.get(name, {})
+    return numbers or None
+
+
 def _eps(norm, text):
     def get(numbers):
-        attacked = numbers.get("attacks", {}).get("norms", {}).get(norm, {})
+        attacked = _get(numbers, "attacks", "norms", norm) or {}
         found = [
             r["accuracy"] for r in attacked.get("sweep", ()) if r["eps_text"] == text
         ]
@@ -196,6 +219,16 @@ ROWS = [
         "{:.1%}",
         lambda n: n["calibration"]["temperature"]["ece"],
     ),
+    Row(
+        "ECE under corruptions, %",
+        "{:.1%}",
+        lambda n: _get(n, "shift", "mean", "all", "ece"),
+    ),
+    Row(
+        "AURC, max p, %",
+        "{:.2%}",
+        lambda n: _get(n, "selective", "scores", "max_log_prob", "aurc"),
+    ),
     Row("PGD, L∞ 2/255, %", "{:.1%}", _eps("linf", "2/255")),
     Row("PGD, L∞ 8/255, %", "{:.1%}", _eps("linf", "8/255")),
     Row("PGD, L2 0.5, %", "{:.1%}", _eps("l2", "0.5")),
@@ -205,6 +238,12 @@ SCORES = {
     "max_log_prob": "max p",
     "approximate_mass": "approximate mass",
 }
+
+HEADLINE = (  # README's columns
+    *("accuracy, %", "ECE, 15 bins, %", "ECE after temperature, %"),
+    *("ECE under corruptions, %", "AURC, max p, %", "PGD, L∞ 8/255, %"),
+    *("AUROC, mean, log p(x)", "AUROC, mean, max p", "AUROC, mean, approximate mass"),
+)
 
 
 def read_results(folder: pathlib.Path) -> dict[str, list[dict]]:
@@ -217,14 +256,18 @@ def read_results(folder: pathlib.Path) -> dict[str, list[dict]]:
     return found
 
 
-def table(results: dict[str, list[dict]]) -> str:
-    """Markdown: a row a method, the mean over its seeds ± their standard deviation."""
+def table(results: dict[str, list[dict]], columns: tuple[str, ...] = ()) -> str:
+    """Markdown: a row a method, the mean over its seeds ± their standard deviation.
+
+    All columns, unless some are named.
+    """
     rows = ROWS + _ood_rows(next(iter(results.values()))[0])
+    rows = [row for row in rows if row.name in (columns or {row.name})]
     head = ["method", "seeds", *(row.name for row in rows)]
     lines = [head, ["---"] * len(head)]
     for method, seeds in results.items():
         cells = [_cell(row, seeds) for row in rows]
-        lines.append([method, str(len(seeds)), *cells])
+        lines.append([TITLES[method], str(len(seeds)), *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -240,6 +283,7 @@ def _ood_rows(numbers):
         Row(f"AUROC, mean, {text}", "{:.3f}", of("mean", score, "auroc"))
         for score, text in SCORES.items()
     ]
+    rows.append(Row("FPR95, mean, log p(x), %", "{:.1%}", _mean_fpr95))
     return rows + [
         Row(
             f"AUROC, {_stem(name)}, log p(x)",
@@ -248,6 +292,30 @@ def _ood_rows(numbers):
         )
         for name in numbers["ood"]["sets"]
     ]
+
+
+def _mean_fpr95(numbers):
+    return _get(numbers, "ood", "mean", "log_density", "fpr95_in")
+
+
+def draw_curves(folder: pathlib.Path, path: pathlib.Path) -> None:
+    """Accuracy, confidence and ECE of validation along training, of seed 0."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    for method in METHODS:
+        file = folder / f"{method}-0" / "curve.jsonl"
+        if not file.exists():
+            continue
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        steps = [line["step"] for line in lines]
+        for ax, key in zip(axes, ("accuracy", "confidence", "ece"), strict=True):
+            values = [100 * line[key] for line in lines]
+            ax.plot(steps, values, marker=".", label=TITLES[method])
+    for ax, title in zip(axes, ("accuracy", "mean confidence", "ECE"), strict=True):
+        ax.set(title=f"{title}, %", xlabel="training step")
+        ax.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
 
 
 def _stem(name):
@@ -279,7 +347,8 @@ def main():
     if not results:
         sys.exit(f"error: {folder} holds no results; add --train")
     text = table(results)
-    folder.with_suffix(".md").write_text(text)
+    folder.with_suffix(".md").write_text(f"{table(results, HEADLINE)}\n{text}")
+    draw_curves(folder, folder.with_name(f"{folder.name}_curves.png"))
     print(text)
 
 

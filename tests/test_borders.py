@@ -124,6 +124,7 @@ LAYERS = """
     recipe
     train_step
     rundir
+    metrics_log trackers
     checkpoint writers pictures batching
     portable
     facts hub

@@ -21,6 +21,7 @@ from test_examples import SHORT, short
 
 import ebmjax
 from ebmjax import config_file, train
+from ebmjax.eval.autoattack import driver, square
 from ebmjax.keys import KEYS, TASKS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -41,10 +42,8 @@ def blocks(page, language):
 
 def commands():
     """python -m ebmjax... of all blocks, as their arguments."""
-    lines = [
-        line for page in PAGES for b in blocks(page, "sh") for line in b.split("\n")
-    ]
-    for line in lines:
+    texts = [block for page in PAGES for block in blocks(page, "sh")]
+    for line in "\n".join(texts).replace("\\\n", " ").split("\n"):
         words = shlex.split(line.replace("<this repository>", "URL"), comments=True)
         words = [word for word in words if not re.fullmatch("[A-Z_]+=.*", word)]
         if words[:2] == ["python", "-m"]:
@@ -104,12 +103,14 @@ def test_the_python_of_a_page_runs(page, surroundings, tmp_path, monkeypatch):
 PROBE = """
 import argparse, runpy, sys
 from absl import app, flags
-from ebmjax import cli, config, keys
+from ebmjax import cli, config, keys, sweep
 
 def check(main, flags_parser):
     rest = flags_parser(sys.argv)[1:]
     if module == "ebmjax.main":
         config.check(cli.load_config(flags.FLAGS.config, rest))
+    if module == "ebmjax.sweep":
+        sweep.plan(flags.FLAGS.config, "runs", flags.FLAGS.grid, rest)
     for x in rest:
         if module == "ebmjax.eval" and x.startswith("--config."):
             key, text = x.removeprefix("--config.").split("=", 1)
@@ -117,7 +118,7 @@ def check(main, flags_parser):
                 config.parse(key, text)
             ), x
         elif x.startswith("-"):
-            assert module == "ebmjax.main", x
+            assert module in ("ebmjax.main", "ebmjax.sweep"), x
     if module == "ebmjax.eval":
         assert set(flags.FLAGS.tasks or ()) <= set(keys.TASKS)
 
@@ -165,7 +166,6 @@ def test_keys_that_pages_name_are_there():
 
 
 def test_the_notebook_for_colab_is_that_of_the_page():
-    pytest.importorskip("jupytext")
     generate = load(DOCS / "generate.py")
     assert (DOCS / "notebook.ipynb").read_text() == generate.notebook()
 
@@ -180,34 +180,52 @@ def test_files_that_pages_name_are_there():
 
 # What only some evaluations have.
 OPTIONAL = """
-TASK.error TASK.last_error TASK.skipped run.not_saved classification.top5_accuracy
-classification.noised ood.sets.SET.error calibration.temperature.value
-calibration.temperature.num_valid calibration.temperature.skipped
-attacks.norms.NORM.attacks attacks.norms.NORM.crosscheck ood.not_finite
-ood.seen_in_training ood.groups run.own selective.missing attacks.autoattack
-attacks.norms.NORM.autoattack
+TASK.error TASK.last_error TASK.skipped run.not_saved run.own
+classification.top5_accuracy classification.noised
+calibration.temperature.value calibration.temperature.num_valid
+calibration.temperature.skipped selective.missing.SCORE
+shift.corruptions.CORRUPTION.error ood.sets.SET.error ood.sets.SET.skipped
+ood.not_finite.SCORE.error ood.missing ood.seen_in_training[]
+attacks.norms.NORM.attacks attacks.norms.NORM.crosscheck attacks.autoattack.skipped
+attacks.norms.NORM.autoattack[].judge.accuracy
+attacks.norms.NORM.autoattack[].judge.seconds
+attacks.norms.NORM.autoattack[].judge.confirmed
+attacks.norms.NORM.autoattack[].warnings[] samples.scores.input
 """.split()
-NAMES = "TASK SET SCORE NORM GRADIENT KIND K CORRUPTION SEVERITY".split()
+NAMES = "TASK SET SCORE NORM GRADIENT KIND K CORRUPTION SEVERITY GROUP ATTACK".split()
+NAMES = dict.fromkeys(NAMES, r"[^.]+") | {"COVERAGE": r"0\.\d+"}
 
 
 def flat(value, prefix=""):
+    """The paths of all values, without those of indices."""
     if isinstance(value, dict):
         for name, x in value.items():
             yield from flat(x, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for x in value:
+            yield from flat(x, prefix)
     else:
         yield prefix
 
 
 @pytest.mark.slow
-def test_the_fields_of_eval_json_are_those_of_the_page(tmp_path):
-    run = train.fit(short(objective={"p_x": 1.0}), str(tmp_path))
-    found = set(flat(ebmjax.evaluate(run, tasks=TASKS)))
+def test_the_fields_of_eval_json_are_those_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(square, "NUM_QUERIES", 5)
+    driver.step_fn.cache_clear()
+    c = short(objective={"p_x": 1.0})
+    c.eval.ood.update(near=("interpolation",), far=("gaussian",))
+    c.eval.attacks.autoattack_eps_linf = (8.0,)
+    run = train.fit(c, str(tmp_path))
+    results = ebmjax.evaluate(run, tasks=TASKS)
+    assert not ebmjax.eval.evaluate.failures(results)
+    found = set(flat(results))
     page = PAGES["reference/eval_json.md"]
     fields = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert not set(OPTIONAL) - set(fields)
     matched = set()
     for field in fields:
         parts = field.replace("[]", "").split(".")
-        parts = [r"[^.]+" if x in NAMES else re.escape(x) for x in parts]
+        parts = [NAMES.get(x, re.escape(x)) for x in parts]
         pattern = re.compile(r"\.".join(parts) + r"(\..*)?")
         of_field = {path for path in found if pattern.fullmatch(path)}
         assert of_field or field in OPTIONAL, f"{field} is not in eval.json"

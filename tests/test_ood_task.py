@@ -16,6 +16,7 @@ from ebmjax.eval import evaluate as evaluation
 from ebmjax.eval import feature_scores, ood, ood_sets
 from ebmjax.eval.result import Progress
 from ebmjax.eval.tasks import ood as ood_task
+from ebmjax.eval.tasks import ood_report
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_an_odd_ood_set_fails_alone_and_by_name(run, monkeypatch, broken, reason
     assert numbers["sets"]["photos"]["error"].startswith(reason)
     assert "no set may be called 'test'" in numbers["sets"]["test"]["error"]
     assert numbers["mean"] == numbers["sets"]["uniform"]["scores"]
-    verdict = ood_task.ood_verdict(numbers)
+    verdict = ood_report.ood_verdict(numbers)
     assert "failed: photos, test" in verdict.detail
 
 
@@ -128,7 +129,7 @@ def test_a_score_that_is_not_finite_is_left_out_and_named(run):
 def test_the_curve_of_a_score_encloses_its_auroc(num):
     rng = np.random.default_rng(0)
     arrays = {"test/s": rng.normal(1, 1, num), "set/s": rng.normal(size=num)}
-    out, inside = ood_task._roc(arrays, "set", "s")
+    out, inside = ood_report._roc(arrays, "set", "s")
     assert (out[0], inside[0], out[-1], inside[-1]) == (0, 0, 1, 1)
     assert len(out) == len(inside) <= 200
     auroc = ood.auroc(arrays["test/s"], arrays["set/s"])  # not thinned out
@@ -168,7 +169,7 @@ def test_sets_that_a_run_saw_as_outliers_are_marked(run, tmp_path):
     assert not evaluation.failures(results)
     assert numbers["seen_in_training"] == [seen]
     warning = "warning: trained on outliers of seen.npz"
-    assert warning in ood_task.ood_verdict(numbers).detail
+    assert warning in ood_report.ood_verdict(numbers).detail
     evaluation.draw(run.workdir)
     page = pathlib.Path(run.workdir, "report.html").read_text()
     assert page.lower().count(warning) == 2  # at the top and in the section

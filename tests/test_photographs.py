@@ -9,7 +9,7 @@ from experiments.photographs import METHODS
 
 
 def results(accuracy, auroc):
-    scores = {name: {"auroc": auroc} for name in photographs.SCORES}
+    scores = {name: {"auroc": auroc, "fpr95_in": 0.25} for name in photographs.SCORES}
     bins = {"counts": [0, 30, 10], "confidence": [None, 0.5, 0.9]}
     row = {"eps_text": "8/255", "accuracy": 0.125}
     return {
@@ -18,6 +18,8 @@ def results(accuracy, auroc):
             "as_trained": {"reliability": bins},
             "temperature": {"value": 0.7, "ece": 0.01},
         },
+        "shift": {"mean": {"all": {"ece": 0.2}}},
+        "selective": {"scores": {"max_log_prob": {"aurc": 0.0125}}},
         "attacks": {"norms": {"linf": {"sweep": [row]}}},
         "ood": {"mean": scores, "sets": {"a/mnist.npz": {"scores": scores}}},
     }
@@ -31,7 +33,7 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
         for line in text.splitlines()
     )
     assert dict(zip(head, jem, strict=True)) == {
-        "method": "jem",
+        "method": "JEM, 20 steps",
         "seeds": "2",
         "accuracy, %": "85.0 ± 7.1",
         "mean confidence, %": "60.0 ± 0.0",  # (30 · 0.5 + 10 · 0.9) / 40
@@ -39,15 +41,21 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
         "ECE, 15 bins, %": "10.0 ± 0.0",
         "temperature": "0.70 ± 0.00",
         "ECE after temperature, %": "1.0 ± 0.0",
+        "ECE under corruptions, %": "20.0 ± 0.0",
+        "AURC, max p, %": "1.25 ± 0.00",
         "PGD, L∞ 2/255, %": "",  # not measured
         "PGD, L∞ 8/255, %": "12.5 ± 0.0",
         "PGD, L2 0.5, %": "",
         "AUROC, mean, log p(x)": "0.650 ± 0.071",
         "AUROC, mean, max p": "0.650 ± 0.071",
         "AUROC, mean, approximate mass": "0.650 ± 0.071",
+        "FPR95, mean, log p(x), %": "25.0 ± 0.0",
         "AUROC, mnist, log p(x)": "0.650 ± 0.071",
     }
     assert classifier[1:3] == ["1", "80.0"]
+    few = photographs.table({"jem": seeds}, ("AURC, max p, %",)).splitlines()
+    assert few[0] == "| method | seeds | AURC, max p, % |"
+    assert few[2] == "| JEM, 20 steps | 2 | 1.25 ± 0.00 |"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -158,6 +158,9 @@ def test_names_of_directories_do_not_leave_the_machine(run, tmp_path):
     c.data.update(name="/home/me/photos.npz", data_dir="/home/me/tfds")
     c.data.outliers = "hf:/home/me/others@train"
     c.eval.ood.sets = ("uniform", "~/secret/b", "svhn_cropped")
+    c.eval.ood.update(near=("/home/me/near.npz",), far=("/home/me/far",))
+    c.eval.shift.folder = "/home/me/CIFAR-10-C/"
+    c.eval.samples.extractor = "inception:/home/me/inception.npz"
     moved = dataclasses.replace(run, config=c, workdir=str(tmp_path / "run"))
     sets = {"/home/me/b.npz": {"x": "8/255 of ./me/c, gs://a/b"}}
     evaluated = {"mine": {"sets": sets, "step": 1, "settings": {}}}
@@ -169,6 +172,10 @@ def test_names_of_directories_do_not_leave_the_machine(run, tmp_path):
     assert stored_config.data.data_dir == ""
     assert stored_config.data.outliers == "hf:./others@train"
     assert stored_config.eval.ood.sets == ("uniform", "./b", "svhn_cropped")
+    assert stored_config.eval.ood.near == ("near.npz",)
+    assert stored_config.eval.ood.far == ("./far",)
+    assert stored_config.eval.shift.folder == "./CIFAR-10-C"
+    assert stored_config.eval.samples.extractor == "inception:inception.npz"
     mine = json.loads((tmp_path / "out" / "eval.json").read_text())["mine"]
     assert mine["sets"] == {"b.npz": {"x": "8/255 of c, gs://a/b"}}
     for path in (tmp_path / "out").iterdir():

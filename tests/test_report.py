@@ -7,7 +7,7 @@ from eval_runs import Page, reliability, results, write_run
 from ebmjax.eval import evaluate as evaluation
 from ebmjax.eval.report import charts, run_report
 from ebmjax.eval.tasks import TASKS, attacks
-from ebmjax.eval.tasks.ood import set_labels
+from ebmjax.eval.tasks.ood_report import set_labels
 
 
 def rendered(tmp_path, numbers):

@@ -2,37 +2,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 from PIL import Image
 
 import ebmjax
-from ebmjax import augment, batching, config, pictures, rundir, train
+from ebmjax import augment, batching, config, pictures, rundir
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A class-conditional JEM with an MLP, four steps old."""
-    c = config.default()
-    values = {
-        "data.name": "digits",
-        "data.num_valid": 60,
-        "data.pad": 0,
-        "model.name": "mlp",
-        "model.features": (16,),
-        "num_steps": 4,
-        "batch_size": 32,
-        "objective.p_x": 1.0,
-        "sgld.class_conditional": True,
-        "sgld.num_steps": 2,
-        "sgld.buffer_size": 400,
-        "optimizer.warmup_steps": 0,
-        "optimizer.ema_decay": 0.5,
-        "every.checkpoint": 2,
-        "eval.batch_size": 50,
-    }
-    for key, value in values.items():
-        config.assign(c, key, value)
     folder = str(tmp_path_factory.mktemp("run"))
-    train.fit(c, folder)
+    small_runs.trained(folder, num_steps=4)
     return folder
 
 

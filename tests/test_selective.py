@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebmjax.eval import ood, selective
+from ebmjax.eval import selective
 
 
 def brute(confidence, correct):
@@ -76,13 +76,6 @@ def test_only_the_order_counts_and_a_coverage_is_not_rounded_up():
     for percent in range(1, 101):  # 0.07 * 100 is above 7
         accuracy = selective.accuracy_at_coverage(confidence, correct, percent / 100)
         assert accuracy == 1 - a.risk[percent - 1]
-
-
-def test_confidences_rank_as_the_scores_of_ood():
-    logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32) * 5
-    for name, values in selective.confidences(logits).items():
-        expected = ood.SCORES[name](lambda x: x, logits)
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

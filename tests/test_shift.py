@@ -11,7 +11,7 @@ from scipy import stats
 
 from ebmjax import keys
 from ebmjax.eval import evaluate as evaluation
-from ebmjax.eval.corruptions import CORRUPTIONS, corrupt
+from ebmjax.eval.corruptions import CORRUPTIONS, Corruption, corrupt
 from ebmjax.eval.result import Progress
 from ebmjax.eval.tasks import shift
 
@@ -166,6 +166,30 @@ def test_images_of_another_test_set_fail_alone(tmp_path, change, message):
     assert message in results["shift"]["corruptions"]["fog"]["error"]
     assert "there is no" in results["shift"]["corruptions"]["snow"]["error"]
     assert "shift: fog" in evaluation.failures(results)
+
+
+def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
+    def moved(image, columns, rng):
+        return np.roll(image, columns, axis=2)
+
+    own = {
+        "moved": Corruption(moved, (0, 1, 2, 3, 4)),
+        "floats": Corruption(lambda image, *_: image / 2, (1, 1, 1, 1, 1)),
+    }
+    c = config_of(corruptions=("contrast",), folder=str(tmp_path))
+    run = make_run(tmp_path, c)
+    numbers = shift.task(own).compute(run, Progress()).numbers
+    assert list(numbers["corruptions"]) == ["contrast", "moved", "floats"]
+    assert "there is no" in numbers["corruptions"]["contrast"]["error"]
+    moved_rows = numbers["corruptions"]["moved"]
+    assert moved_rows["1"] == numbers["clean"]
+    x, y = (a[:50] for a in run.splits().test)
+    nll = shift.shift_metrics(run.logits(np.roll(x, 3, axis=2)), y, 15)["nll"]
+    assert moved_rows["4"]["nll"] == nll
+    error = numbers["corruptions"]["floats"]["error"]
+    assert error.startswith("corruption 'floats' returned float64")
+    with pytest.raises(ValueError, match="'fog' cannot be the name"):
+        shift.task({"fog": own["moved"]})
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from test_recipe import tiny_config
 
 import ebmjax
-from ebmjax import metrics, rundir, writers
+from ebmjax import metrics, rundir, trackers, writers
 
 METHODS = {"write", "images", "histogram", "rewind", "close"}
 tensorboardX = pytest.importorskip("tensorboardX")
@@ -181,6 +181,6 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     for name in (b"train/loss", b"energy_valid", b"energy_chains", b"samples"):
         assert name in content
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
-    assert os.path.exists(tmp_path / writers.WANDB_ID)
+    assert os.path.exists(tmp_path / trackers.WANDB_ID)
     energies = -metrics.log_density(run.logits(run.splits().valid.image))
     assert np.isfinite(energies).all()

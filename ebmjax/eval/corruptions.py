@@ -9,7 +9,8 @@ for it is drawn from a seed; `published` reads the files themselves.
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -19,21 +20,43 @@ from scipy import ndimage
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def corrupt(
-    name: str, severity: int, image: np.ndarray, *, seed: int = 0
-) -> np.ndarray:
-    """One of `CORRUPTIONS` of each image.  uint8 [N, H, W, C], 1 to 5 -> uint8.
+class Corruption(NamedTuple):
+    """A corruption of images, in five severities."""
 
-    Raises ValueError for a corruption that is not made here.
+    # uint8 [N, H, W, C], the constant, numpy.random.Generator -> uint8 [N, H, W, C]
+    fn: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+    constants: tuple[float, ...]  # of the severities 1 to 5
+
+
+def corrupt(
+    name: str,
+    severity: int,
+    image: np.ndarray,
+    *,
+    seed: int = 0,
+    corruptions: Mapping[str, Corruption] | None = None,
+) -> np.ndarray:
+    """One of the `corruptions` (`CORRUPTIONS`) of each image.  uint8 [N, H, W, C], 1 to
+    5 -> uint8.
+
+    Raises ValueError for a corruption that is not made here, and for an image of
+    another shape or dtype that it returns.
     """
-    if name not in CORRUPTIONS:
+    known = CORRUPTIONS if corruptions is None else corruptions
+    if name not in known:
         raise ValueError(
             f"{name} is not made here; set config.eval.shift.folder to the folder with"
             " the .npy files of CIFAR-10-C"
         )
-    apply, constants = CORRUPTIONS[name]
+    fn, constants = known[name]
     rng = np.random.default_rng((seed, zlib.crc32(name.encode()), severity))
-    return apply(image, constants[severity - 1], rng)
+    changed = fn(image, constants[severity - 1], rng)
+    if changed.shape != image.shape or changed.dtype != np.uint8:
+        raise ValueError(
+            f"corruption {name!r} returned {changed.dtype} {changed.shape}, expected"
+            f" uint8 {image.shape}"
+        )
+    return changed
 
 
 def _to_uint8(x):
@@ -111,16 +134,15 @@ def _each(image, apply):
     return np.stack(changed).reshape(image.shape) if changed else image
 
 
-# name: (function of images, constant and generator, the constant of each severity)
-CORRUPTIONS: dict[str, tuple[Callable, tuple[float, ...]]] = {
-    "gaussian_noise": (gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    "shot_noise": (shot_noise, (500, 250, 100, 75, 50)),
-    "impulse_noise": (impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
-    "gaussian_blur": (gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
-    "brightness": (brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    "contrast": (contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "pixelate": (pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
-    "jpeg_compression": (jpeg_compression, (80, 65, 58, 50, 40)),
+CORRUPTIONS = {
+    "gaussian_noise": Corruption(gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "shot_noise": Corruption(shot_noise, (500, 250, 100, 75, 50)),
+    "impulse_noise": Corruption(impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
+    "gaussian_blur": Corruption(gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "brightness": Corruption(brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "contrast": Corruption(contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "pixelate": Corruption(pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "jpeg_compression": Corruption(jpeg_compression, (80, 65, 58, 50, 40)),
 }
 
 

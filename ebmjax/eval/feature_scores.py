@@ -5,7 +5,7 @@ layer. Larger means more in-distribution, as everywhere.
 """
 
 import numpy as np
-from sklearn import covariance, neighbors
+from sklearn import neighbors
 
 LABELS = {
     "mahalanobis": "Mahalanobis distance of features",
@@ -35,10 +35,10 @@ def mahalanobis(
     classes = np.unique(label)
     means = np.stack([train[label == c].mean(axis=0) for c in classes])
     centred = train - means[np.searchsorted(classes, label)]
-    fitted = covariance.EmpiricalCovariance(assume_centered=True).fit(centred)
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     # With Σ⁻¹ = L Lᵀ it is a squared distance of features times L.
-    values, vectors = np.linalg.eigh(fitted.precision_)
-    root = vectors * np.sqrt(np.maximum(values, 0))
+    varies = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    root = vectors[:, varies] / np.sqrt(values[varies])
     nearest = neighbors.NearestNeighbors(n_neighbors=1).fit(means @ root)
     distance, _ = nearest.kneighbors(features @ root)
     return -(distance[:, 0] ** 2)

@@ -25,18 +25,26 @@ def scores(
 ) -> dict[str, dict[str, np.ndarray]]:
     """{set: features [N, F]} -> {set: {score: [N]}}, by `feature_scores`.
 
-    {} without training examples; NaN for a set where a feature is not finite.
+    {} without training examples; NaN for an example whose features are not finite.
     """
     c, train = run.config.eval.ood, run.splits().train
     image, label = train.image[: c.num_fit], train.label[: c.num_fit]
     if not len(label):
         return {}
-    fitted, by_set = of_examples(run, image, label, progress), {}
-    for name, x in features.items():
-        by_set[name] = dict.fromkeys(feature_scores.LABELS, np.full(len(x), np.nan))
-        if np.isfinite(x).all() and np.isfinite(fitted).all():
-            by_set[name] = feature_scores.scores(fitted, label, x, k=c.neighbours)
-    return by_set
+    fitted = of_examples(run, image, label, progress)
+    every = np.concatenate(list(features.values()))
+    finite = np.isfinite(every).all(axis=1) & np.isfinite(fitted).all()
+    found = {score: np.full(len(every), np.nan) for score in feature_scores.LABELS}
+    if finite.any():  # one fit for all sets: it takes longer than the scores
+        new = feature_scores.scores(fitted, label, every[finite], k=c.neighbours)
+        for score, values in new.items():
+            found[score][finite] = values
+    ends = np.cumsum([len(x) for x in features.values()])[:-1]
+    parts = {score: np.split(values, ends) for score, values in found.items()}
+    return {
+        name: {score: of_sets[i] for score, of_sets in parts.items()}
+        for i, name in enumerate(features)
+    }
 
 
 def of_examples(

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ebmjax import metrics
-
 
 class RiskCoverage(NamedTuple):
     """One row for each number n = 1, ..., N of answered examples."""
@@ -60,20 +58,6 @@ def accuracy_at_coverage(confidence, correct, coverage: float) -> float:
     risk = risk_coverage(confidence, correct).risk
     count = int(np.ceil(round(coverage * len(risk), 9)))  # 0.07 * 100 is above 7
     return float(1 - risk[count - 1])
-
-
-def max_log_prob(logits) -> np.ndarray:
-    """max_y log p(y | x), without the ties of p(y | x) = 1.  [N, K] -> [N]."""
-    logits = np.sort(np.asarray(logits, np.float64), axis=-1)
-    return -np.log1p(np.sum(np.exp(logits[:, :-1] - logits[:, -1:]), axis=-1))
-
-
-def confidences(logits) -> dict[str, np.ndarray]:
-    """Those that logits [N, K] alone give, by the names of `ood.SCORES`."""
-    return {
-        "max_log_prob": max_log_prob(logits),
-        "log_density": metrics.log_density(logits),
-    }
 
 
 def _check(confidence, correct):

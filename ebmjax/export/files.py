@@ -155,7 +155,10 @@ def _picture(run, samples):
 # Names without the directories of a machine
 
 DIRECTORIES = re.compile(r"(?<![\w./])(?:~|\.{1,2})?/(?:[^/\s'\",;()]+/)+")
-PATHS = ("data.name", "data.outliers", "eval.ood.sets", "eval.samples.extractor")
+PATHS = """
+    data.name data.outliers eval.ood.sets eval.ood.near eval.ood.far eval.shift.folder
+    eval.samples.extractor
+""".split()
 
 
 def _portable_config(run):
@@ -172,7 +175,7 @@ def _portable_config(run):
 
 def _name(path):
     """The name of a data set, of a path its last part: photos.npz or ./photos."""
-    kind = "hf:" if path.startswith("hf:") else ""
+    kind = next((x for x in ("hf:", "inception:") if path.startswith(x)), "")
     path = path.removeprefix(kind)
     if not path.startswith(("/", "~", ".")):
         return kind + path

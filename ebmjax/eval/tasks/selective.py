@@ -11,6 +11,7 @@ from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import Progress, Result, finite_logits
 from ebmjax.eval.task import Column, Measure, Task, Verdict, format_number
 
+OF_LOGITS = ("max_log_prob", "log_density")  # scores that need no more
 COVERAGES = (0.8, 0.9, 0.95)
 POINTS = 200  # of a curve in eval.json, at most
 
@@ -22,7 +23,7 @@ def compute(run: runs.Run, progress: Progress) -> Result:
     progress("test examples")
     logits = finite_logits(run, test.image)
     correct = logits.argmax(axis=-1) == test.label
-    confidence, missing = selective.confidences(logits), {}
+    confidence, missing = {k: _of_logits(k, logits) for k in OF_LOGITS}, {}
     if run.has_model:
         confidence["approximate_mass"] = run.map(
             _approximate_mass, test.image, progress=progress("approximate mass")
@@ -42,6 +43,10 @@ def compute(run: runs.Run, progress: Progress) -> Result:
             "missing": missing,
         }
     )
+
+
+def _of_logits(score, logits):
+    return np.asarray(ood.SCORES[score](lambda x: x, logits))
 
 
 def _approximate_mass(model, key, image):

@@ -2,13 +2,15 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from etils import epath
 
-from ebmjax import processes, runs
+from ebmjax import keys, processes, runs
 from ebmjax.eval import calibration, corruptions
+from ebmjax.eval.corruptions import CORRUPTIONS, Corruption
 from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     Progress,
@@ -24,9 +26,23 @@ METRICS = ("accuracy", "confidence", "ece", "nll")
 SHOWN = ("accuracy", "ece")
 
 
-def compute(run: runs.Run, progress: Progress) -> Result:
+def task(corruptions: Mapping[str, Corruption]) -> Task:
+    """The task with these corruptions beside those that the config names.
+
+    Raises ValueError for a name that a corruption of the package has.
+    """
+    if taken := set(keys.CORRUPTIONS + keys.PUBLISHED_CORRUPTIONS) & set(corruptions):
+        raise ValueError(f"{taken.pop()!r} cannot be the name of an own corruption")
+    return TASK._replace(compute=functools.partial(compute, more=corruptions))
+
+
+def compute(
+    run: runs.Run,
+    progress: Progress,
+    more: Mapping[str, Corruption] = MappingProxyType({}),
+) -> Result:
     """The first `num_images` test images under each corruption and severity; those of
-    `eval.shift.folder`, if it is set, as they are there."""
+    `eval.shift.folder`, if it is set, as they are there, and `more` that are made."""
     if not has_images(run):
         return skipped("corruptions are defined for images only")
     c, test = run.config.eval.shift, run.splits().test
@@ -35,10 +51,10 @@ def compute(run: runs.Run, progress: Progress) -> Result:
     progress("test images")
     clean = shift_metrics(finite_logits(run, image), label, num_bins)
     by_name, examples = {}, []
-    for name in c.corruptions:
+    for name in (*c.corruptions, *more):
         progress(name)
         try:
-            make = functools.partial(_corrupted, run, name, image, label)
+            make = functools.partial(_corrupted, run, name, image, label, more)
             corrupted = processes.on_every_process(make)
         except (OSError, ValueError) as error:
             logging.warning("corruption %s: %s", name, error)
@@ -63,13 +79,19 @@ def compute(run: runs.Run, progress: Progress) -> Result:
     return Result(numbers, files)
 
 
-def _corrupted(run, name, image, label):
+def _corrupted(run, name, image, label, more):
     """A list of five arrays like `image`."""
     c = run.config.eval.shift
-    if c.folder:
+    if c.folder and name not in more:
         return corruptions.published(c.folder, name, image, label)
     return [
-        corruptions.corrupt(name, severity, image, seed=run.config.seed)
+        corruptions.corrupt(
+            name,
+            severity,
+            image,
+            seed=run.config.seed,
+            corruptions={**CORRUPTIONS, **more},
+        )
         for severity in corruptions.SEVERITIES
     ]
 
