@@ -30,6 +30,8 @@ GROUPS = {
     "eval.shift": "Evaluation: corruptions",
     "eval.ood": "Evaluation: out-of-distribution detection",
     "eval.attacks": "Evaluation: attacks",
+    "eval.energies": "Evaluation: energies under attack",
+    "eval.counterfactuals": "Evaluation: counterfactuals",
     "eval.samples": "Evaluation: samples",
 }
 

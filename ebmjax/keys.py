@@ -103,6 +103,8 @@ TASKS = (
     "shift",
     "ood",
     "attacks",
+    "energies",
+    "counterfactuals",
     "samples",
 )
 CORRUPTIONS = (
@@ -390,6 +392,18 @@ KEYS = {
     "eval.attacks.distal_step_size": Key(0.2, "L2, in [-1, 1]", above=0),
     "eval.attacks.distal_confidence": Key(
         0.9, "p(class | x) at which it ends", above=0, below=1
+    ),
+    "eval.energies.num_images": Key(200, "the first of the test set", min=1),
+    "eval.energies.eps_linf": Key(
+        (8.0,), "PGD at these, in 255ths; () is without", above=0, item=float
+    ),
+    "eval.energies.eps_l2": Key(
+        (), "PGD at these, of images in [0, 1]; () is without", above=0, item=float
+    ),
+    "eval.energies.num_steps": Key(20, "of PGD on the cross-entropy", min=1),
+    "eval.energies.step_share": Key(0.25, "length of a step, in eps", above=0),
+    "eval.counterfactuals.num_steps": Key(
+        50, "sampler steps from an image towards a class", min=1
     ),
     "eval.samples.num_chains": Key(
         250, "chains, all of which are scored; the papers: 50,000", min=2

@@ -45,6 +45,8 @@ def small_config():
     c.eval.attacks.distal_steps, c.eval.attacks.distance_rounds = 5, 6
     c.eval.attacks.norms, c.eval.attacks.eps_linf = ("linf",), (4.0, 8.0, 32.0)
     c.eval.attacks.refine_copies = 2
+    c.eval.energies.update(num_images=20, num_steps=4)
+    c.eval.counterfactuals.num_steps = 6
     c.eval.samples.num_chains, c.eval.samples.num_steps = 20, 4
     c.eval.samples.num_reference = 60
     return c
@@ -99,6 +101,7 @@ def results(name="a run", seed=0, ece=0.1, accuracy=0.8, objective=None):
         {"eps": 8 / 255, "eps_text": "8/255", "accuracy": 0.25},
     ]
     clean = {"eps": 0.0, "eps_text": "0", "accuracy": 0.7}
+    means = {"clean": 1.0, "attacked": -1.5, "change": -2.5}
     common = {"step": 7, "seconds": 1.0, "settings": {}}
     return {
         "run": {
@@ -199,6 +202,47 @@ def results(name="a run", seed=0, ece=0.1, accuracy=0.8, objective=None):
             "settings": {"distal_step_size": 0.2, "distal_confidence": 0.9},
             "files": ["attack_linf.png", "distal.npz", "distal.png"],
         },
+        "energies": common
+        | {
+            "num_images": 20,
+            "num_steps": 20,
+            "step_share": 0.25,
+            "clean_accuracy": 0.8,
+            "attacks": [
+                {
+                    "name": "linf_0",
+                    "norm": "linf",
+                    "eps": 8 / 255,
+                    "eps_text": "8/255",
+                    "accuracy": 0.25,
+                    "auroc": 0.125,
+                    "groups": {
+                        name: {"num": num, "marginal": means, "joint": means}
+                        for name, num in (("all", 20), ("fooled", 11))
+                    },
+                }
+            ],
+            "files": ["attack_energies.npz"],
+        },
+        "counterfactuals": common
+        | {
+            "num_steps": 50,
+            "classes": ["0", "1"],
+            "test_images": [3, 0],
+            "log_density_of_image": [1.0, 2.0],
+            "confidence": [[0.5, 0.75], [None, 0.25]],
+            "log_density": [[1.5, 4.0], [None, 2.5]],
+            "distance": [[0.1, 1.25], [None, 0.2]],
+            "mean": {
+                "num": 2,
+                "num_diverged": 1,
+                "confidence": 0.75,
+                "log_density": 4.0,
+                "log_density_gain": 3.0,
+                "distance": 1.25,
+            },
+            "files": ["counterfactuals.npz", "counterfactuals.png"],
+        },
         "samples": common
         | {
             "num_chains": 20,
@@ -240,7 +284,7 @@ def write_run(folder, numbers, c=None):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (10, 8, 8, 1)).astype(np.uint8)
     names = "ood_examples attack_linf distal chains chains_by_class neighbours"
-    names += " test_likely test_unlikely test_sure test_unsure"
+    names += " counterfactuals test_likely test_unlikely test_sure test_unsure"
     for name in names.split():
         (folder / "eval" / f"{name}.png").write_bytes(picture(images, 5))
     arrays = {
@@ -250,6 +294,14 @@ def write_run(folder, numbers, c=None):
     }
     (folder / "eval" / "ood_scores.npz").write_bytes(npz(arrays))
     (folder / "eval" / "distal.npz").write_bytes(npz({"x": images[:2]}))
+    pairs = rng.integers(0, 256, (2, 3, 8, 8, 1)).astype(np.uint8)
+    (folder / "eval" / "counterfactuals.npz").write_bytes(npz({"x": pairs}))
+    arrays = {
+        f"{name}/{k}": rng.normal(size=20) > 0 if k == "right" else rng.normal(size=20)
+        for name in ("clean", "linf_0")
+        for k in ("marginal", "joint", "right")
+    }
+    (folder / "eval" / "attack_energies.npz").write_bytes(npz(arrays))
     energies = {kind: rng.normal(size=50) for kind in ("test", "chains", "noise")}
     (folder / "eval" / "energies.npz").write_bytes(npz(energies))
     return folder

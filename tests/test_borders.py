@@ -135,15 +135,17 @@ LAYERS = """
     train
     interop
     eval.refinement eval.frechet eval.samples eval.selective eval.inception
-    eval.corruptions eval.feature_scores eval.openood
+    eval.corruptions eval.energies eval.feature_scores eval.openood
     eval.margins
     eval.autoattack
     eval.attacks eval.ood
     eval.report.charts eval.report.page eval.result eval.crosscheck eval.judge
+    eval.report.glossary
     eval.task
-    eval.ood_sets eval.robustness eval.sample_scores
+    eval.ood_sets eval.robustness eval.sample_scores eval.fit_features
     eval.autoattack.evaluation
     eval.tasks
+    eval.report.ranking
     eval.report eval.other_classifiers
     eval.evaluate
     eval

@@ -1,11 +1,13 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from eval_runs import Page, results, write_run
+from scipy import stats
 
 from ebmjax import config
-from ebmjax.eval.report import comparison
+from ebmjax.eval.report import comparison, ranking
 
 # --- the comparison -------------------------------------------------------------
 
@@ -37,7 +39,8 @@ def test_seeds_of_one_config_become_mean_and_deviation(tmp_path):
     row = numbers["measures"]["accuracy"]["groups"]
     assert row["jem_s, 2 seeds"]["mean"] == pytest.approx(0.85)
     assert row["jem_s, 2 seeds"]["std"] == pytest.approx(0.1 / 2**0.5)
-    assert row["plain"] == {"mean": 0.95, "std": None, "num_runs": 1}
+    expected = {"mean": 0.95, "std": None, "num_runs": 1, "rank": 1, "p_value": None}
+    assert row["plain"] == expected
 
 
 def test_ratio_of_eces_is_to_the_plain_classifier(tmp_path):
@@ -155,3 +158,56 @@ def test_own_tasks_are_compared(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"mine": own}))
     row = comparison.compare(comparison.group_runs(folders))["measures"]["mine: size"]
     assert [x["mean"] for x in row["groups"].values()] == [0.5, 2]
+
+
+# --- ranks and the noise of seeds ------------------------------------------------
+
+
+def spread(values):
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std, "num_runs": len(values)}
+
+
+def test_ranks_count_those_that_are_better_and_ties_share_one():
+    spreads = {
+        k: spread([x]) for k, x in zip("abcd", (0.2, 0.9, 0.9, 0.5), strict=True)
+    }
+    spreads["e"] = {"mean": None, "std": None, "num_runs": 1}
+    assert ranking.ranks(spreads, "higher") == {"a": 4, "b": 1, "c": 1, "d": 3}
+    assert ranking.ranks(spreads, "lower") == {"a": 1, "b": 3, "c": 3, "d": 2}
+    assert ranking.ranks(spreads, "") == {}
+
+
+def test_seed_noise_is_judged_as_by_a_test_of_the_runs_themselves():
+    a, b = [0.81, 0.84, 0.86], [0.90, 0.91, 0.95, 0.93]
+    found = ranking.judged({"a": spread(a), "b": spread(b), "c": spread([0.99])}, "")
+    assert all(x["rank"] is None and x["p_value"] is None for x in found.values())
+    found = ranking.judged({"a": spread(a), "b": spread(b)}, "higher")
+    expected = stats.ttest_ind(a, b, equal_var=False).pvalue
+    assert found["a"]["p_value"] == pytest.approx(expected) and expected < 0.01
+    assert found["b"] == spread(b) | {"rank": 1, "p_value": None}
+
+
+def test_of_single_runs_no_noise_is_known_and_of_equal_ones_there_is_none():
+    assert ranking.p_value(spread([0.1]), spread([0.9, 0.8])) is None
+    assert ranking.p_value(spread([0.5, 0.5]), spread([0.5, 0.5])) == 1
+    assert ranking.p_value(spread([0.5, 0.5]), spread([0.75, 0.75])) == 0
+
+
+def test_the_page_marks_ranks_and_differences_beyond_seed_noise(tmp_path):
+    runs = []
+    for name, p_x, accuracies in (
+        ("jem", 1.0, (0.80, 0.81, 0.82)),
+        ("far", 2.0, (0.60, 0.61, 0.62)),
+        ("close", 3.0, (0.79, 0.81, 0.815)),
+    ):
+        c = config.default()
+        c.objective.p_x = p_x
+        for seed, accuracy in enumerate(accuracies):
+            numbers = results(f"{name}{seed}", seed, accuracy=accuracy)
+            runs.append(str(write_run(tmp_path / f"{name}{seed}", numbers, c)))
+    text = comparison.write(runs, str(tmp_path / "out"))
+    (row,) = (line for line in text.splitlines() if line.startswith("accuracy  "))
+    assert [x for x in row.split() if x[0] == "#"] == ["#1", "#3*", "#2"]
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert "61.00% ± 1.00% #3*" in page.text and "unknown: one run" not in page.text

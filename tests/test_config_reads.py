@@ -57,6 +57,8 @@ def tiny():
     c.eval.attacks.update(num_images=4, num_steps=2, distal_steps=2, distance_rounds=2)
     c.eval.attacks.update(refine_images=2, refine_copies=1, eps_linf=(8.0,))
     c.eval.attacks.update(eps_l2=(1.0,), refine_gradients=("true",))
+    c.eval.energies.update(num_images=4, num_steps=2)
+    c.eval.counterfactuals.num_steps = 2
     c.eval.samples.update(num_chains=8, num_steps=1, num_reference=8)
     return c
 

@@ -18,6 +18,7 @@ from test_train import numbers_of, state_of
 
 from ebmjax import runs, train
 from ebmjax.eval import evaluate as evaluation
+from ebmjax.eval import fit_features
 
 pytestmark = pytest.mark.slow
 SMALL_ATTACK = (
@@ -81,6 +82,26 @@ def test_two_processes_evaluate_as_one(alone, together):
         for key in ("seconds", "settings"):
             ours.pop(key), theirs.pop(key)
         assert_close(ours, theirs)
+
+
+def test_two_processes_compute_features_once_and_attack_together(alone, tmp_path):
+    run = trained(alone, tmp_path)
+    flags = [
+        *("--tasks=ood,energies,counterfactuals", "--eval.batch_size=200"),
+        *("--eval.ood.sets='uniform'", "--eval.ood.refine_steps=0"),
+        *("--eval.energies.num_images=20", "--eval.energies.num_steps=2"),
+        "--eval.counterfactuals.num_steps=2",
+    ]
+    programs.run(run, *flags, evaluation=True, processes=2)
+    first, file = programs.results(run), run / "eval" / fit_features.FILE
+    written = file.stat().st_mtime_ns
+    programs.run(run, *flags, evaluation=True, processes=2)
+    assert file.stat().st_mtime_ns == written
+    second = programs.results(run)
+    for results in (first, second):
+        for task in ("ood", "energies", "counterfactuals"):
+            del results[task]["seconds"]
+    assert_close(first, second)
 
 
 def test_processes_with_different_settings_do_not_evaluate(alone, tmp_path):

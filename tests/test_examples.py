@@ -39,6 +39,8 @@ SHORT = {
             "refine_images": 4,
             "distal_steps": 2,
         },
+        "energies": {"num_images": 16, "num_steps": 2},
+        "counterfactuals": {"num_steps": 2},
         "samples": {"num_chains": 20, "num_steps": 2, "num_reference": 40},
     },
 }

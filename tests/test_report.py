@@ -31,6 +31,12 @@ def test_the_page_says_what_eval_json_says(tmp_path):
         "test images have 6.25",
         "95% sure, 12 steps, log p +3.0 (+1.5)",
         "Median distance of the nearest mistake: 0.035",
+        "-2.5 nats mean change of E(x) under PGD at L∞ 8/255, of E(x, label) -2.5",
+        "clean against attacked, 0.125",
+        "75.0% mean p(class | x) after 50 steps towards another class",
+        "75% sure, distance 1.25, log p +4.00 (+3.00)",
+        "– sure, distance –, log p – (–)",
+        "1 of 2 chains diverged",
     ):
         assert said in page.text, said
     assert page.tags.count("svg") > 8 and page.tags.count("img") > 8
@@ -104,6 +110,27 @@ def test_charts_follow_the_colours_of_the_page():
     assert "var(--series-0, #0072b2)" in text and "var(--ink" in text
     assert not re.search(r"(?<!, )#0072b2", text)
     assert text == charts.svg(charts.trace([2, 1], [1, 0], [3, 2]), "trace")
+
+
+def test_every_number_is_in_the_glossary_of_its_task():
+    numbers = results()
+    for name, task in TASKS.items():
+        terms = [x.term.lower() for x in task.glossary]
+        parts = [part for term in terms for part in re.split(", | and ", term)]
+        for measure in task.measures(numbers[name]) if name in numbers else ():
+            said = measure.name.lower().replace(" at ", " at eps ")
+            assert any(part in said for part in parts), measure.name
+        assert all(x.text.endswith(".") for x in task.glossary)
+
+
+def test_the_glossary_has_the_tasks_of_the_page_and_each_term_once(tmp_path):
+    numbers = results()
+    del numbers["samples"]
+    page = rendered(tmp_path, numbers)
+    assert "bins of equally wide confidence" in page.text
+    assert "Croce & Hein (2020)" in page.text and "Salimans" not in page.text
+    terms = [x.term for x in run_report.definitions(TASKS)]
+    assert len(terms) == len(set(terms)) > 30
 
 
 # --- in words ---------------------------------------------------------------------

@@ -5,6 +5,7 @@ import importlib
 _FORMULAS = (
     "attacks",
     "calibration",
+    "energies",
     "frechet",
     "ood",
     "refinement",

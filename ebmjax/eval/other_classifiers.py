@@ -210,7 +210,8 @@ def _tasks(outside):
     skip = functools.partial(_skip, NO_MODEL)
     if not outside:
         compute = functools.partial(_skip, "there are no logits of OOD sets: ood_NAME")
-    changed = {"ood": compute, "attacks": skip, "samples": skip}
+    of_model = ("attacks", "energies", "counterfactuals", "samples")
+    changed = {"ood": compute} | dict.fromkeys(of_model, skip)
     return {k: TASKS[k]._replace(compute=fn) for k, fn in changed.items()}
 
 

@@ -109,6 +109,7 @@ class Task(NamedTuple):
     measures: Callable[[dict], list[Measure]] = plain_measures
     section: Callable[[dict, epath.Path], page.Section | None] = plain_section
     compare: Callable[[Sequence[Column]], list[page.Panel]] = lambda columns: []
+    glossary: Sequence[page.Definition] = ()  # of its numbers, at the report's end
 
 
 def title_of(name: str, task: Task) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ebmjax import config, rundir
-from ebmjax.eval.report import page
-from ebmjax.eval.report.run_report import in_order, measures
+from ebmjax.eval.report import page, ranking
+from ebmjax.eval.report.run_report import definitions, in_order, measures
 from ebmjax.eval.result import FILE, FOLDER, REPORT, numbers_of, read
 from ebmjax.eval.task import Column, Measure, Task, title_of
 from ebmjax.eval.tasks import TASKS
@@ -133,7 +133,8 @@ def _label(names):
 
 
 def compare(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str, Any]:
-    """Every measure of every group: mean, sample standard deviation, count."""
+    """Every measure of every group: mean, sample standard deviation, count, rank, and
+    the p-value of its difference from the best (see `ranking`)."""
     rows: dict[str, dict] = {}
     for group in groups:
         values = defaultdict(list)
@@ -143,6 +144,8 @@ def compare(groups: list[Group], tasks: Mapping[str, Task] = TASKS) -> dict[str,
             values[measure.name].append(measure.value)
         for name, of_runs in values.items():
             rows[name]["groups"][group.label] = _spread(of_runs)
+    for row in rows.values():
+        row["groups"] = ranking.judged(row["groups"], row["better"])
     return {
         "groups": {group.label: group.workdirs for group in groups},
         "measures": rows,
@@ -183,7 +186,7 @@ def _ece_ratios(groups, rows):
 
 def table(numbers: dict) -> str:
     """One row a measure, one column a group."""
-    rows = [["", *numbers["groups"]], *(row.cells for row in _rows(numbers))]
+    rows = [["", *numbers["groups"]], *map(_with_marks, _rows(numbers))]
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
         "  ".join([name.ljust(first), *map(str.rjust, cells, others)])
@@ -192,22 +195,34 @@ def table(numbers: dict) -> str:
     return "\n".join([*lines, *_ratio_notes(numbers)])
 
 
+def _with_marks(row):
+    return [
+        f"{cell} {row.marks.get(i, '')}".strip() for i, cell in enumerate(row.cells)
+    ]
+
+
 def _rows(numbers):
     rows = []
     for name, row in numbers["measures"].items():
         measure = Measure(name, 0.0, row["unit"], row["better"])
-        cells, means = [name], {}
+        cells, marks, best = [name], {}, []
+        several = sum(x["rank"] is not None for x in row["groups"].values()) > 1
         for i, label in enumerate(numbers["groups"], start=1):
             spread = row["groups"].get(label)
             cells.append(_cell(measure, spread))
-            if spread and spread["mean"] is not None:
-                means[i] = spread["mean"]
-        best = {"higher": max, "lower": min}.get(row["better"])
-        top = best(means.values()) if best and means else None
-        rows.append(
-            page.Row(cells, tuple(i for i, mean in means.items() if mean == top))
-        )
+            marks[i] = ""  # which keeps the cells below each other
+            if spread and spread["rank"]:
+                best += [i] if spread["rank"] == 1 else []
+                marks[i] = _mark(spread) if several else ""
+        rows.append(page.Row(cells, tuple(best), marks))
     return rows
+
+
+def _mark(spread):
+    """The rank, with a star if seed noise does not explain the distance to the best."""
+    p = spread["p_value"]
+    beyond = p is not None and p < ranking.SIGNIFICANCE
+    return f"#{spread['rank']}{'*' if beyond else ''}"
 
 
 def _cell(measure, spread):
@@ -254,10 +269,24 @@ def render(
         "compare.html",
         title=" · ".join(numbers["groups"]),
         subtitle=f"{sum(len(g.workdirs) for g in groups)} runs compared",
+        legend=_legend(groups),
         table=page.Table("", ["", *numbers["groups"]], _rows(numbers)),
         notes=notes,
         sections=sections,
+        glossary=definitions(names, tasks),
     )
+
+
+def _legend(groups):
+    text = (
+        "The best of each row is in bold; #2 is a rank within the row; ± is the"
+        " standard deviation over seeds. * differs from the best by more than seed"
+        f" noise: p < {ranking.SIGNIFICANCE:g} in Welch's t-test over seeds, without a"
+        " correction for the number of rows."
+    )
+    if single := [group.label for group in groups if len(group.workdirs) == 1]:
+        text += f" The seed noise of {', '.join(single)} is unknown: one run each."
+    return text
 
 
 def _have_same_settings(columns):

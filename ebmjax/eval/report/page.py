@@ -1,7 +1,8 @@
 """What a page is made of: panels, tables, sections, and the template they go into."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jinja2
@@ -24,6 +25,7 @@ class Panel(NamedTuple):
 class Row(NamedTuple):
     cells: Sequence[str]
     best: tuple[int, ...] = ()  # the cells to be set in bold
+    marks: Mapping[int, str] = MappingProxyType({})  # after cells, in small type
 
 
 class Table(NamedTuple):
@@ -31,6 +33,12 @@ class Table(NamedTuple):
     head: Sequence[str]
     rows: Sequence[Row]
     text: str = ""
+
+
+class Definition(NamedTuple):
+    term: str
+    text: str  # one sentence
+    source: str = ""  # authors and year
 
 
 class Tiles(NamedTuple):

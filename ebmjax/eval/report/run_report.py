@@ -7,7 +7,7 @@ and fits a phone.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -63,6 +63,17 @@ def summaries(results: dict, tasks: Mapping[str, Task] = TASKS) -> list[Summary]
         else:
             rows.append(Summary(title, "failed", results[name]["error"], failed=True))
     return rows
+
+
+def definitions(
+    names: Iterable[str], tasks: Mapping[str, Task] = TASKS
+) -> list[page.Definition]:
+    """The glossaries of the tasks that have numbers, each term once."""
+    by_term = {}
+    for name in names:
+        for definition in tasks.get(name, UNKNOWN).glossary:
+            by_term.setdefault(definition.term, definition)
+    return list(by_term.values())
 
 
 def table(results: dict, tasks: Mapping[str, Task] = TASKS) -> str:
@@ -123,6 +134,9 @@ def render(
         summaries=summaries(results, tasks),
         notes=_notes(results) + notes,
         sections=drawn,
+        glossary=definitions(
+            (x for x, _ in in_order(results, tasks) if numbers_of(results, x)), tasks
+        ),
     )
     panels = (panel for section in drawn for panel in section.panels)
     return text, {panel.name: panel.chart for panel in panels if panel.chart}

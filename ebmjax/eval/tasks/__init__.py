@@ -5,6 +5,8 @@ from ebmjax.eval.tasks import (
     attacks,
     calibration,
     classification,
+    counterfactuals,
+    energies,
     ood,
     samples,
     selective,
@@ -18,5 +20,7 @@ TASKS: dict[str, Task] = {
     "shift": shift.TASK,
     "ood": ood.TASK,
     "attacks": attacks.TASK,
+    "energies": energies.TASK,
+    "counterfactuals": counterfactuals.TASK,
     "samples": samples.TASK,
 }

@@ -15,7 +15,7 @@ from etils import epath
 from ebmjax import augment, pictures, processes, runs
 from ebmjax.eval import calibration, crosscheck, judge, robustness
 from ebmjax.eval.autoattack import driver, evaluation
-from ebmjax.eval.report import charts, page
+from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -322,4 +322,5 @@ TASK = Task(
     measures=measures,
     section=section,
     compare=compare,
+    glossary=glossary.ATTACKS,
 )

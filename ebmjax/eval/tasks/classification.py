@@ -5,6 +5,7 @@ import numpy as np
 
 from ebmjax import runs
 from ebmjax.eval import calibration
+from ebmjax.eval.report import glossary
 from ebmjax.eval.result import Progress, Result, finite_logits, key
 from ebmjax.eval.task import Measure, Task, Verdict, format_number
 
@@ -86,4 +87,5 @@ TASK = Task(
     verdict=classification_verdict,
     measures=measures,
     section=lambda numbers, folder: None,  # the verdict has all of it
+    glossary=glossary.CLASSIFICATION,
 )

@@ -9,8 +9,16 @@ import jax
 import numpy as np
 
 from ebmjax import runs
-from ebmjax.eval import calibration, feature_scores, ood, ood_sets, openood
+from ebmjax.eval import (
+    calibration,
+    feature_scores,
+    fit_features,
+    ood,
+    ood_sets,
+    openood,
+)
 from ebmjax.eval.ood import SCORES, Score
+from ebmjax.eval.report import glossary
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -67,7 +75,9 @@ def compute(
         fn, label = ood.tempered_log_density(c.temperature), "log p(x) at T ="
         scores = {**scores, TEMPERED: Score(fn, f"{label} {c.temperature:g}")}
     by_set = _scores(run, scores, images, progress)
-    _add_feature_scores(run, by_set, progress)
+    features = {name: values.pop(FEATURES, None) for name, values in by_set.items()}
+    for name, fitted in fit_features.scores(run, features, progress).items():
+        by_set[name] |= fitted
     not_finite = _not_finite(by_set)
     labels = {name: score.label for name, score in scores.items()} | FITTED_LABELS
     # In the order of the scores; a compiled function returns them alphabetically.
@@ -157,35 +167,6 @@ def _scores(run, scores, images, progress):
     return by_set
 
 
-def _add_feature_scores(run, by_set, progress):
-    """Replaces the features in {set: {score: [N]}} by the scores fitted to those of
-    training examples, which are seen as they are, without noise."""
-    c = run.config.eval.ood
-    features = {name: values.pop(FEATURES, None) for name, values in by_set.items()}
-    train = run.splits().train
-    image, label = train.image[: c.num_fit], train.label[: c.num_fit]
-    if not len(label):
-        return
-
-    def features_of(model, key, image):
-        return model.features(model.to_float(image))
-
-    fitted = run.map(
-        features_of, image, progress=progress("features of training examples")
-    )
-    every = np.concatenate(list(features.values()))
-    finite = np.isfinite(every).all(axis=1) & np.isfinite(fitted).all()
-    ends = np.cumsum([len(x) for x in features.values()])[:-1]
-    found = {score: np.full(len(every), np.nan) for score in feature_scores.LABELS}
-    if finite.any():  # one fit for all sets: it takes longer than the scores
-        new = feature_scores.scores(fitted, label, every[finite], k=c.neighbours)
-        for score, values in new.items():
-            found[score][finite] = values
-    for score, values in found.items():
-        for name, of_set in zip(features, np.split(values, ends), strict=True):
-            by_set[name][score] = of_set
-
-
 def _not_finite(by_set):
     """{score: {"error": where it is NaN or infinite}}: such scores rank nothing."""
     errors = {}
@@ -228,4 +209,5 @@ TASK = Task(
     verdict=ood_verdict,
     measures=measures,
     section=section,
+    glossary=glossary.OOD,
 )

@@ -9,7 +9,7 @@ from etils import epath
 
 from ebmjax import runs
 from ebmjax.eval import calibration, ood, sample_scores, samples
-from ebmjax.eval.report import charts, page
+from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     COLUMNS,
     Progress,
@@ -262,4 +262,5 @@ TASK = Task(
     measures=measures,
     section=section,
     compare=compare,
+    glossary=glossary.SAMPLES,
 )

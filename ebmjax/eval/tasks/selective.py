@@ -7,7 +7,7 @@ from etils import epath
 
 from ebmjax import runs
 from ebmjax.eval import ood, selective
-from ebmjax.eval.report import charts, page
+from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import Progress, Result, finite_logits
 from ebmjax.eval.task import Column, Measure, Task, Verdict, format_number
 
@@ -155,4 +155,5 @@ TASK = Task(
     measures=measures,
     section=section,
     compare=compare,
+    glossary=glossary.SELECTIVE,
 )

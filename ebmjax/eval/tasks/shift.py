@@ -11,7 +11,7 @@ from etils import epath
 from ebmjax import keys, processes, runs
 from ebmjax.eval import calibration, corruptions
 from ebmjax.eval.corruptions import CORRUPTIONS, Corruption
-from ebmjax.eval.report import charts, page
+from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     Progress,
     Result,
@@ -222,4 +222,5 @@ TASK = Task(
     measures=measures,
     section=section,
     compare=compare,
+    glossary=glossary.SHIFT,
 )
