@@ -1,14 +1,35 @@
-"""Writers for TensorBoard and Weights & Biases; see `writers.Writer`."""
+"""What a writer is, and writers for TensorBoard and Weights & Biases."""
 
 import uuid
 from typing import Any
+
+import numpy as np
 
 from ebmjax import rundir
 
 WANDB_ID = "wandb_id"  # the file with the id by which Weights & Biases resumes a run
 
 
-class TensorBoard:
+class Writer:
+    """What a writer may do; each method does nothing unless overridden."""
+
+    def write(self, step: int, split: str, metrics: dict[str, Any]) -> None:
+        """Takes the numbers of a step; `split` is "train", "valid" or "event"."""
+
+    def images(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Takes a picture, uint8 [H, W, C]."""
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Takes a sample of a number, float [N]: energies of examples and of chains."""
+
+    def rewind(self, step: int) -> None:
+        """Forgets what came after `step`, where training starts or went back to."""
+
+    def close(self) -> None:
+        """Ends the writing."""
+
+
+class TensorBoard(Writer):
     """Event files in the run directory. Raises ImportError without tensorboardX."""
 
     def __init__(self, workdir: str, step: int):
@@ -39,7 +60,7 @@ class TensorBoard:
         self.events.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Writer):
     """A run of the project `project`, which a resumed training continues.
 
     W&B takes no step twice, but a run that went back to a checkpoint repeats some: the

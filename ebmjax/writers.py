@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import tqdm
 
 from ebmjax import pictures, rundir
 from ebmjax.metrics_log import METRICS, Meter, events, read, truncate_after
-from ebmjax.trackers import TensorBoard, WeightsAndBiases
+from ebmjax.trackers import TensorBoard, WeightsAndBiases, Writer
 
 __all__ = [
     "METRICS",
@@ -52,25 +51,6 @@ SHOWN = {
     "sgld_grad_norm": "chains |dE/dx| {:.3f}",
     "images_per_s": "{:.0f} img/s",
 }
-
-
-class Writer:
-    """What a writer may do; each method does nothing unless overridden."""
-
-    def write(self, step: int, split: str, metrics: dict[str, Any]) -> None:
-        """Takes the numbers of a step; `split` is "train", "valid" or "event"."""
-
-    def images(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Takes a picture, uint8 [H, W, C]."""
-
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """Takes a sample of a number, float [N]: energies of examples and of chains."""
-
-    def rewind(self, step: int) -> None:
-        """Forgets what came after `step`, where training starts or went back to."""
-
-    def close(self) -> None:
-        """Ends the writing."""
 
 
 class JsonLines(Writer):
@@ -243,7 +223,7 @@ def of_run(
     return result
 
 
-def _opened(extra: str, make: Callable, *args) -> list[Any]:
+def _opened(extra: str, make: Callable, *args) -> list[Writer]:
     """[the tracker], or [] with a line in the log if it cannot be opened."""
     try:
         return [make(*args)]

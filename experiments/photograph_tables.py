@@ -33,8 +33,10 @@ class Row(NamedTuple):
 def _get(numbers, *path):
     """None if that was not measured."""
     for name in path:
-        numbers = numbers.get(name, {})
-    return numbers or None
+        if name not in numbers:
+            return None
+        numbers = numbers[name]
+    return numbers
 
 
 def _eps(norm, text):

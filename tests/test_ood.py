@@ -373,6 +373,12 @@ def test_mahalanobis_is_the_distance_to_the_nearest_class():
     np.testing.assert_allclose(again, expected, rtol=1e-6)
 
 
+def test_features_that_do_not_vary_at_all_have_no_distance():
+    train, label, _ = random_features()
+    found = feature_scores.mahalanobis(np.ones_like(train), label, np.ones((4, 5)))
+    np.testing.assert_array_equal(found, 0)
+
+
 def test_the_kth_nearest_neighbour_of_unit_features():
     train, _, x = random_features()
     unit = [a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (train, x)]

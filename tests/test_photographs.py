@@ -60,6 +60,13 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
     assert few[2] == "| JEM, 20 steps | 2 | 1.25 ± 0.00 |"
 
 
+def test_zero_is_a_number_and_not_a_gap():
+    numbers = results(0.8, 0.6)
+    numbers["shift"]["mean"]["all"]["ece"] = 0.0
+    text = photograph_tables.table({"jem": [numbers]}, ("ECE under corruptions, %",))
+    assert text.splitlines()[2] == "| JEM, 20 steps | 1 | 0.0 |"
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dataset", photographs.DATASETS)
 def test_the_config_of_every_method_can_work(dataset, method):

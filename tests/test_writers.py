@@ -184,3 +184,10 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     assert os.path.exists(tmp_path / trackers.WANDB_ID)
     energies = -metrics.log_density(run.logits(run.splits().valid.image))
     assert np.isfinite(energies).all()
+
+
+@pytest.mark.parametrize("tracker", [writers.TensorBoard, writers.WeightsAndBiases])
+def test_trackers_have_all_methods_of_a_writer(tracker):
+    """One without `rewind` would be given up where a training starts or goes back."""
+    for name in ("write", "images", "histogram", "rewind", "close"):
+        assert callable(getattr(tracker, name))

@@ -38,7 +38,7 @@ def mahalanobis(
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     # With Σ⁻¹ = L Lᵀ it is a squared distance of features times L.
     varies = values > len(values) * np.finfo(np.float64).eps * values[-1]
-    root = vectors[:, varies] / np.sqrt(values[varies])
+    root = vectors * np.where(varies, 1 / np.sqrt(np.where(varies, values, 1)), 0)
     nearest = neighbors.NearestNeighbors(n_neighbors=1).fit(means @ root)
     distance, _ = nearest.kneighbors(features @ root)
     return -(distance[:, 0] ** 2)
