@@ -300,6 +300,12 @@ def test_results_do_not_depend_on_the_batch_or_on_the_units():
     np.testing.assert_array_equal(robust(one, labels), robust((other + 1) / 2, labels))
 
 
+def test_batches_are_not_much_larger_than_their_images():
+    sizes = {0: 52, 1: 52, 53: 100, 113: 152, 152: 152, 153: 200, 201: 152, 613: 200}
+    assert jax.device_count() == 4
+    assert {num: driver.padded_size(num, 200) for num in sizes} == sizes
+
+
 def test_too_few_classes_are_refused():
     x = np.zeros((2, 8, 8, 1), np.float32)
     labels = np.zeros(2, np.int32)

@@ -215,10 +215,12 @@ def _after(state, index, found, number, attack):
 
 
 def padded_size(num: int, batch_size: int) -> int:
-    """The size of the batches for `num` images: one of two, so that few programs are
-    compiled, and a few images do not take as long as many."""
-    few = num <= batch_size // 2
-    return _over_devices(-(-batch_size // 4) if few else batch_size)
+    """The size of the batches for `num` images: of the four quarters of `batch_size`
+    the least with which they need no more batches. So few programs are compiled, and
+    no batch is much larger than its images."""
+    sizes = [_over_devices(-(-batch_size * k // 4)) for k in (1, 2, 3, 4)]
+    num_batches = -(-num // sizes[-1])
+    return next(size for size in sizes if size * num_batches >= num)
 
 
 def _over_devices(size):
