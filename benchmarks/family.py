@@ -18,7 +18,7 @@ import numpy as np
 
 import ebmjax
 from ebmjax import cli, config_file, plan, processes, train
-from experiments.ng_ebm_cost import convolution_flops
+from experiments.ng_ebm_cost import step_flops
 
 CONFIGS = {  # and keys that differ
     "classifier": {},
@@ -54,8 +54,7 @@ class Step:
         made = plan.make_plan(config_of(name, *args.network), None, splits)
         self.run = stack.enter_context(train.step_program(made))
         self.state, self.count = made.make_state(), 0
-        traced = jax.make_jaxpr(lambda state: self.run(state, 0))(self.state)
-        self.flops = jax.device_count() * convolution_flops(traced.jaxpr)
+        self.flops = step_flops(self.run, self.state)
         self.seconds = []
 
     def take(self):

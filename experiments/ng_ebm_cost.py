@@ -44,6 +44,12 @@ def convolution_flops(jaxpr) -> int:
     return total
 
 
+def step_flops(run, state) -> int:
+    """Those of `run(state, number)`, a training step, on all devices."""
+    traced = jax.make_jaxpr(lambda state: run(state, 0))(state)
+    return jax.device_count() * convolution_flops(traced.jaxpr)
+
+
 def _is_jaxpr(x):
     return hasattr(x, "eqns") or hasattr(x, "jaxpr")
 

@@ -24,6 +24,10 @@ TITLES = {
 }
 
 
+HISTOGRAMS, COSTS = "histograms.json", "costs.json"
+PICTURED = ("classifier", "ng_ebm_0.1", "hdge", "jem_5")  # by `draw_ood`
+
+
 class Row(NamedTuple):
     name: str
     form: str
@@ -58,6 +62,7 @@ def _mean_confidence(numbers):
 
 
 ROWS = [
+    Row("cost of a step", "{:.1f}", lambda n: n["cost"]),
     Row("accuracy, %", "{:.1%}", lambda n: n["classification"]["accuracy"]),
     Row("mean confidence, %", "{:.1%}", lambda n: _mean_confidence(n["calibration"])),
     Row("NLL, nats", "{:.3f}", lambda n: n["classification"]["nll"]),
@@ -89,6 +94,7 @@ SCORES = {
 }
 
 HEADLINE = (  # README's columns
+    "cost of a step",
     *("accuracy, %", "ECE, 15 bins, %", "ECE after temperature, %"),
     *("ECE under corruptions, %", "AURC, max p, %", "PGD, L∞ 8/255, %"),
     *("AUROC, mean, log p(x)", "AUROC, mean, max p", "AUROC, mean, approximate mass"),
@@ -96,12 +102,14 @@ HEADLINE = (  # README's columns
 
 
 def read_results(folder: pathlib.Path) -> dict[str, list[dict]]:
-    """{method: the eval.json of each seed}, in the order of `TITLES`."""
-    found = {}
+    """{method: the eval.json of each seed, and "cost"}, in the order of `TITLES`."""
+    path, found = folder / COSTS, {}
+    costs = json.loads(path.read_text()) if path.exists() else {}
     for method in TITLES:
         paths = sorted(folder.glob(f"{method}-[0-9]*/eval.json"))
         if paths:
-            found[method] = [json.loads(path.read_text()) for path in paths]
+            cost = {"cost": costs.get(method)}
+            found[method] = [json.loads(path.read_text()) | cost for path in paths]
     return found
 
 
@@ -183,6 +191,27 @@ def draw(folder: pathlib.Path, path: pathlib.Path) -> None:
         ax.grid(alpha=0.3)
     handles = curves[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def draw_ood(folder: pathlib.Path, path: pathlib.Path) -> None:
+    """log p(x) of the test set and of each OOD set, of seed 0 of some methods."""
+    figure, axes = plt.subplots(2, 2, figsize=(9, 5.5), layout="constrained")
+    for ax, method in zip(axes.flat, PICTURED, strict=True):
+        text = (folder / f"{method}-0" / HISTOGRAMS).read_text()
+        edges, counts = json.loads(text).values()
+        for name, heights in counts.items():
+            test = (
+                {"fill": True, "alpha": 0.35, "color": "black"}
+                if name == "test"
+                else {}
+            )
+            shares = [100 * height / sum(heights) for height in heights]
+            ax.stairs(shares, edges, label=_stem(name), linewidth=1.5, **test)
+        ax.set(title=TITLES[method], xlabel="log p(x) + constant", ylabel="images, %")
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 

@@ -6,9 +6,10 @@
 
 `--train` trains and evaluates what is missing under runs/DATASET, one seed of all
 methods after the other, and may be stopped and started again. What is finished is then
-copied to experiments/results/DATASET: config, eval.json, the curve of validation, and
-the newest picture of the chains. Without `--train` the tables, README's and one with
-all columns, and a picture of the curves are made from those files alone.
+copied to experiments/results/DATASET: config, eval.json, the curve of validation,
+histograms of log p(x), and the newest picture of the chains. Without `--train` the
+tables, README's and one with all columns, and the pictures of curves and histograms are
+made from those files alone; and what a step of each method costs is counted.
 
     --only=NAME,...    some of the methods
     --seeds=N          seeds 0 to N - 1 (3)
@@ -24,14 +25,18 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ml_collections
+import numpy as np
 
-from ebmjax import config, presets, rundir, writers
+from ebmjax import config, data, plan, presets, rundir, writers
+from ebmjax import train as train_loop
 from experiments import photograph_tables as tables
+from experiments.ng_ebm_cost import step_flops
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+NUM_BINS = 60  # of the histograms
 
 
 def fashion_mnist() -> ml_collections.ConfigDict:
@@ -139,6 +144,43 @@ def train(method: str, seed: int, args) -> None:
     subprocess.run(command, check=True)
 
 
+def histograms(scores: Mapping[str, np.ndarray]) -> dict:
+    """Of log p(x) of each set, over common bins: from the least of the 1 % quantiles to
+    the largest of the 99 %, beyond which values count in the outermost bins."""
+    suffix = "/log_density"
+    values = {
+        key.removesuffix(suffix): scores[key] for key in scores if key.endswith(suffix)
+    }
+    ends = np.array([np.quantile(v, (0.01, 0.99)) for v in values.values()])
+    edges = np.linspace(ends[:, 0].min(), ends[:, 1].max(), NUM_BINS + 1)
+    counts = {
+        name: np.histogram(v.clip(edges[0], edges[-1]), edges)[0].tolist()
+        for name, v in values.items()
+    }
+    return {"edges": edges.round(4).tolist(), "counts": counts}
+
+
+def costs(folder: pathlib.Path) -> dict[str, float]:
+    """{method: operations of the convolutions of a step, over the classifier's}."""
+    flops = {}
+    for path in sorted(folder.glob(f"*-0/{rundir.CONFIG}")):
+        c = config.from_json(path.read_text())
+        c.data.num_valid = 0
+        made = plan.make_plan(c, None, _images(folder.name))
+        with train_loop.step_program(made) as run:
+            flops[path.parent.name[:-2]] = step_flops(run, made.make_state())
+    return {method: round(f / flops["classifier"], 2) for method, f in flops.items()}
+
+
+def _images(name):
+    """Random ones, of the shape of the data set."""
+    shape = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[name]
+    x = np.random.default_rng(0).integers(0, 256, (2_000, *shape), np.uint8)
+    y = np.arange(len(x)) % 10
+    splits = data.from_arrays(x, y, x[:10], y[:10])
+    return splits._replace(outliers=splits.train)
+
+
 def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     """Copies the small files of a finished run to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,6 +190,8 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     curve = [line for line in lines if line["split"] == "valid"]
     text = "".join(json.dumps(line) + "\n" for line in curve)
     (folder / "curve.jsonl").write_text(text)
+    counts = histograms(np.load(workdir / "eval" / "ood_scores.npz"))
+    (folder / tables.HISTOGRAMS).write_text(json.dumps(counts) + "\n")
     pictures = sorted((workdir / "samples").glob("*.png"))
     if pictures:
         shutil.copy(pictures[-1], folder / "samples.png")
@@ -162,14 +206,16 @@ def main():
                 train(method, seed, args)
                 workdir = args.runs / f"{method}-{seed}"
                 keep(workdir, folder / workdir.name)
-    results = tables.read_results(folder)
-    if not results:
+    if not tables.read_results(folder):
         sys.exit(f"error: {folder} holds no results; add --train")
+    (folder / tables.COSTS).write_text(json.dumps(costs(folder), indent=1) + "\n")
+    results = tables.read_results(folder)
     text = tables.table(results)
     folder.with_suffix(".md").write_text(
         f"{tables.table(results, tables.HEADLINE)}\n{text}"
     )
     tables.draw(folder, folder.with_name(f"{folder.name}_curves.png"))
+    tables.draw_ood(folder, folder.with_name(f"{folder.name}_ood.png"))
     print(text)
 
 
