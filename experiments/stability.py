@@ -1,0 +1,128 @@
+"""How often JEM diverges at ten times its usual learning rate, and what helps.
+
+    python -m experiments.stability [--data=cifar10] [--seeds=10] [--steps=2000]
+
+Trains JEM with 20 chain steps on CIFAR-10, a small ConvNet in batches of 16, with Adam
+at 1e-3 without warm-up, for each seed: as published, with each of the stabilisers of
+its successors, and with all of them. Runs are kept under --runs, so that the command
+may be stopped and started again, and the table is printed at the end.
+
+    --only=NAME,...    some of the variants
+    --runs=DIR         the folder of run directories (runs/stability)
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+
+import ml_collections
+import numpy as np
+
+import ebmjax
+from ebmjax import config, config_file, recovery, rundir, writers
+
+VARIANTS = {  # keys that differ from JEM's
+    "JEM": {},
+    "clipped": {"sgld.clip_grad": 1.0, "sgld.clip_x": 1.0},
+    "energy L2": {"objective.energy_l2": 0.1},
+    "class-Gaussian starts": {"sgld.init": "class_gaussian"},
+    "guard": {"recovery.skip_sigma": 6.0},
+}
+VARIANTS["all of them"] = {
+    key: value for keys in VARIANTS.values() for key, value in keys.items()
+}
+RESULT = "stability.json"
+
+
+def config_of(variant: str, seed: int, args) -> ml_collections.ConfigDict:
+    c = config_file.load_config("jem_cifar10:small")
+    c.model.update(name="convnet", features=(8, 16, 16))
+    c.batch_size, c.sgld.buffer_size = 16, 500
+    c.optimizer.update(warmup_steps=0, decay="constant", boundaries=())
+    c.num_steps, c.seed, c.data.name = args.steps, seed, args.data
+    c.every.update(log=10, checkpoint=250, samples=args.steps)
+    c.tensorboard, c.eval.tasks = False, ()
+    c.update_from_flattened_dict(VARIANTS[variant])
+    config.check(c)
+    return c
+
+
+def measured(workdir: pathlib.Path, c, splits) -> dict:
+    """Of one run: returns to a checkpoint, skipped steps, why it gave up, the largest
+    mean energy of ten batches, and the largest value of the chains at its end."""
+    try:
+        run, ended = ebmjax.fit(c, workdir, data=splits), ""
+    except recovery.Diverged as error:
+        run, ended = None, str(error)
+    lines = list(writers.read(workdir / writers.METRICS))
+    keys = ("energy_data", "energy_model")
+    return {
+        "recoveries": len(writers.events(workdir)),
+        "ended": ended,
+        "skipped": run.skipped if run else 0,
+        "energy": max(
+            (abs(line[key]) for line in lines for key in keys if key in line),
+            default=None,
+        ),
+        "x": float(np.abs(run.buffer).max()) if run else None,
+    }
+
+
+def table(results: dict[str, list[dict]]) -> str:
+    """Markdown: shares of the runs, and medians and maxima over them."""
+    lines = [
+        "| | runs | went back | gave up | skipped steps | largest mean energy |"
+        " largest value of a chain |",
+        "| --- " * 7 + "|",
+    ]
+    for variant, runs in results.items():
+        shares = (
+            statistics.fmean(bool(run[key]) for run in runs)
+            for key in ("recoveries", "ended", "skipped")
+        )
+        values = (
+            [run[key] for run in runs if run[key] is not None]
+            for key in ("energy", "x")
+        )
+        cells = [
+            *(variant, str(len(runs))),
+            *(f"{share:.0%}" for share in shares),
+            *(
+                f"{statistics.median(v):.3g} (max {max(v):.3g})" if v else ""
+                for v in values
+            ),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        "python -m experiments.stability",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--only", default=",".join(VARIANTS))
+    parser.add_argument("--runs", type=rundir.expand, default="runs/stability")
+    args = parser.parse_args()
+    splits, results = ebmjax.data.load(args.data, num_valid=200), {}
+    for seed in range(args.seeds):
+        for variant in args.only.split(","):
+            name = f"{variant.lower().replace(' ', '_')}-{seed}"
+            workdir = pathlib.Path(args.runs) / name
+            if not (workdir / RESULT).exists():
+                c = config_of(variant, seed, args)
+                text = json.dumps(measured(workdir, c, splits))
+                (workdir / RESULT).write_text(text + "\n")
+            result = json.loads((workdir / RESULT).read_text())
+            results.setdefault(variant, []).append(result)
+            print(name, result, flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

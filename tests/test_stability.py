@@ -1,0 +1,57 @@
+"""`experiments.stability`: its configs, what it measures, and its table."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from ebmjax import data
+from experiments import stability
+
+ARGS = argparse.Namespace(steps=20, data="cifar10")
+
+
+def noise():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (100, 8, 8, 3), np.uint8)
+    return data.from_arrays(x, np.arange(100) % 10, x, np.arange(100) % 10)
+
+
+@pytest.mark.parametrize("variant", stability.VARIANTS)
+def test_a_variant_changes_its_keys_and_no_others(variant):
+    plain, c = (
+        stability.config_of(name, 3, ARGS).to_dict() for name in ("JEM", variant)
+    )
+    changed = {
+        f"{group}.{key}": c[group][key]
+        for group, keys in c.items()
+        if isinstance(keys, dict)
+        for key in keys
+        if keys[key] != plain[group][key]
+    }
+    assert changed == stability.VARIANTS[variant]
+    assert plain["optimizer"]["learning_rate"] == 1e-3 and plain["seed"] == 3
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_is_measured(tmp_path):
+    c = stability.config_of("JEM", 0, ARGS)
+    c.sgld.update(num_steps=2, buffer_size=100)
+    c.every.checkpoint = 10
+    good = stability.measured(tmp_path / "good", c, noise())
+    assert (good["recoveries"], good["ended"], good["skipped"]) == (0, "", 0)
+    assert 0 < good["energy"] < 100 and good["x"] > 1
+    c.optimizer.learning_rate = 1e9
+    bad = stability.measured(tmp_path / "bad", c, noise())
+    assert bad["recoveries"] == 3 and "diverged at step" in bad["ended"]
+    assert bad["x"] is None
+    json.dumps([good, bad], allow_nan=False)
+
+
+def test_the_table():
+    calm = {"recoveries": 0, "ended": "", "skipped": 0, "energy": 2.0, "x": 1.0}
+    wild = {"recoveries": 3, "ended": "why", "skipped": 0, "energy": 1e4, "x": None}
+    once = {"recoveries": 1, "ended": "", "skipped": 7, "energy": 4.0, "x": 1.5}
+    *_, row = stability.table({"JEM": [calm, wild, once, calm]}).splitlines()
+    assert row == ("| JEM | 4 | 50% | 25% | 25% | 3 (max 1e+04) | 1 (max 1.5) |")
