@@ -130,10 +130,13 @@ def config_of(method: str, seed: int, args) -> ml_collections.ConfigDict:
 
 def train(method: str, seed: int, args) -> None:
     """Trains and evaluates a run in a process of its own, unless that is done."""
-    workdir = args.runs / f"{method}-{seed}"
+    run_config(config_of(method, seed, args), args.runs / f"{method}-{seed}")
+
+
+def run_config(c: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """As `python -m ebmjax.main` with a file of this config."""
     workdir.mkdir(parents=True, exist_ok=True)
-    file = workdir.with_suffix(".config.py")
-    c = config_of(method, seed, args)
+    file = workdir.parent / f"{workdir.name}.config.py"
     text = json.dumps(config.to_json(c))
     file.write_text(
         "from ebmjax import config\n\n\n"
@@ -162,23 +165,26 @@ def histograms(scores: Mapping[str, np.ndarray]) -> dict:
 
 def costs(folder: pathlib.Path) -> dict[str, float]:
     """{method: operations of the convolutions of a step, over the classifier's}."""
-    flops = {}
-    for path in sorted(folder.glob(f"*-0/{rundir.CONFIG}")):
-        c = config.from_json(path.read_text())
-        c.data.num_valid = 0
-        made = plan.make_plan(c, None, _images(folder.name))
-        with train_loop.step_program(made) as run:
-            flops[path.parent.name[:-2]] = step_flops(run, made.make_state())
+    paths = {
+        path.parent.name.removesuffix("-0"): path
+        for path in sorted(folder.glob(f"*-0/{rundir.CONFIG}"))
+    }
+    flops = {
+        method: operations(config.from_json(path.read_text()), folder.name)
+        for method, path in paths.items()
+    }
     return {method: round(f / flops["classifier"], 2) for method, f in flops.items()}
 
 
-def _images(name):
-    """Random ones, of the shape of the data set."""
-    shape = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[name]
+def operations(c: ml_collections.ConfigDict, dataset: str) -> int:
+    """Of the convolutions of a training step on images like those of `dataset`."""
+    shape = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[dataset]
     x = np.random.default_rng(0).integers(0, 256, (2_000, *shape), np.uint8)
     y = np.arange(len(x)) % 10
     splits = data.from_arrays(x, y, x[:10], y[:10])
-    return splits._replace(outliers=splits.train)
+    made = plan.make_plan(c, None, splits._replace(outliers=splits.train))
+    with train_loop.step_program(made) as run:
+        return step_flops(run, made.make_state())
 
 
 def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
