@@ -39,20 +39,24 @@ def torch_module(logits_fn):
         arrays = [np.resize(a, (size, *a.shape[1:])) for a in arrays]
         return torch.from_numpy(np.array(fn(*arrays)[:num]))
 
+    def to_jax(x):
+        return 2 * x.detach().permute(0, 2, 3, 1).numpy() - 1
+
     class Logits(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
             ctx.save_for_backward(x)
-            return call(forward, x.detach().numpy())
+            return call(forward, to_jax(x))
 
         @staticmethod
         def backward(ctx, grad):
             (x,) = ctx.saved_tensors
-            return call(backward, x.detach().numpy(), grad.numpy())
+            result = 2 * call(backward, to_jax(x), grad.numpy())
+            return result.permute(0, 3, 1, 2).contiguous()  # pyautoattack views it
 
     class Bridge(torch.nn.Module):
         def forward(self, x):
-            return Logits.apply(2 * x.permute(0, 2, 3, 1).contiguous() - 1)
+            return Logits.apply(x)
 
     return Bridge()
 
@@ -92,7 +96,10 @@ def official_autoattack(
         module, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=seed
     )
     images = torch.from_numpy((np.asarray(x, np.float32) + 1) / 2)
-    images, classes = images.permute(0, 3, 1, 2), torch.tensor(labels).long()
+    images, classes = (
+        images.permute(0, 3, 1, 2).contiguous(),
+        torch.tensor(labels).long(),
+    )
     with torch.random.fork_rng(devices=[]), _one_thread(torch):
         worst, _ = attack.run_standard_evaluation(
             images, classes, batch_size=batch_size
