@@ -62,7 +62,7 @@ def evaluate(
 
     `tasks` are names of `TASKS`, or {name: Task} with tasks from anywhere:
     `TASKS | {"mine": Task(fn)}`. None is the run's `config.eval.tasks` and the tasks of
-    its recipe.
+    its recipe. `progress` shows a bar of the tasks on stderr.
 
     Returns the whole of eval.json: {"run": ..., task: numbers}. Tasks that are not
     asked for stay as they were, even if another program writes them meanwhile. A task
