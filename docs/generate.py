@@ -84,6 +84,7 @@ def notebook() -> str:
 def _cell(text):
     """Text in a cell of a Markdown table, where neither | nor * is markup."""
     escaped = "".join(f"\\{x}" if x in "|*_<[" else x for x in text)
+    escaped = escaped.replace("''", "`''`")
     return escaped[:1].upper() + escaped[1:]
 
 

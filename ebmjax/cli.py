@@ -11,11 +11,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import ml_collections
 from absl import flags
 from absl import logging as absl_logging
 
 from ebmjax import config
+from ebmjax.config import Config
 from ebmjax.config_file import OVERRIDE, sentence
 from ebmjax.config_file import load_config as load_config
 from ebmjax.config_file import override as override
@@ -172,7 +172,7 @@ def launch_flags() -> None:
     )
 
 
-def start(settings: ml_collections.ConfigDict, *, sizes: tuple[int, ...] = ()) -> None:
+def start(settings: Config, *, sizes: tuple[int, ...] = ()) -> None:
     """Sets up devices, processes, precision and the compilation cache.
 
     `settings` is `config.parallel`; `sizes` must divide over the devices. Call it

@@ -7,11 +7,16 @@ that a misspelt key is an error at once. This module imports neither jax nor fla
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
 from ebmjax.keys import KEYS, Key
+
+if TYPE_CHECKING:
+    Config = Any  # what a key holds has no static type
+else:
+    Config = ml_collections.ConfigDict
 
 # Keys that a resumed run must not change, and those among them that it may.
 FIXED = "seed batch_size data model objective sgld.class_conditional optimizer.name"
@@ -20,7 +25,7 @@ OBJECTIVE = "objective."
 WEIGHT = Key(0.0, "weight of a term of the recipe")
 
 
-def default(terms: Iterable[str] = ()) -> ml_collections.ConfigDict:
+def default(terms: Iterable[str] = ()) -> Config:
     """The default of every key, locked; the JEM paper's values wherever it has them.
 
     `terms` are the names of a recipe's own terms: each gets a weight
@@ -39,7 +44,7 @@ def default(terms: Iterable[str] = ()) -> ml_collections.ConfigDict:
     return c.lock()
 
 
-def check(c: ml_collections.ConfigDict) -> None:
+def check(c: Config) -> None:
     """Raises ValueError for the first value that cannot work, naming its key."""
     flat = flatten(c)
     for name, value in flat.items():
@@ -99,7 +104,7 @@ def _check_attacks(c):
         )
 
 
-def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
+def assign(c: Config, key: str, value: Any) -> None:
     """Sets a dotted key.
 
     Raises ValueError if there is no such key, naming the nearest one, and if the value
@@ -118,7 +123,7 @@ def assign(c: ml_collections.ConfigDict, key: str, value: Any) -> None:
         raise ValueError(_refusal(key, _key(key), value)) from error
 
 
-def flatten(c: ml_collections.ConfigDict) -> dict[str, Any]:
+def flatten(c: Config) -> dict[str, Any]:
     """{"seed": 0, ..., "data.name": "cifar10", ...}."""
     flat = {}
     for key, value in c.items():
@@ -129,11 +134,11 @@ def flatten(c: ml_collections.ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def to_json(c: ml_collections.ConfigDict) -> str:
+def to_json(c: Config) -> str:
     return json.dumps(c.to_dict(), indent=2) + "\n"
 
 
-def from_json(text: str) -> ml_collections.ConfigDict:
+def from_json(text: str) -> Config:
     """The config that `to_json` wrote.
 
     Missing keys get their defaults, so that a newer version reads an older run.
@@ -153,7 +158,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     return c
 
 
-def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict:
+def changes(old: Config, new: Config) -> dict:
     """{key: (old, new)} of all keys that differ."""
     before, after = flatten(old), flatten(new)
     return {k: (before.get(k), v) for k, v in after.items() if before.get(k) != v}

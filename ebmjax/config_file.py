@@ -11,13 +11,12 @@ from typing import Any
 import ml_collections
 
 from ebmjax import config
+from ebmjax.config import Config
 
 OVERRIDE = re.compile(r"--?(no)?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
 
 
-def load_config(
-    source: str, arguments: list[str] | tuple[str, ...] = ()
-) -> ml_collections.ConfigDict:
+def load_config(source: str, arguments: list[str] | tuple[str, ...] = ()) -> Config:
     """The config that --config=`source` names, with its overrides.
 
     `source` is a config file, a config that ebmjax brings along ("jem_digits",
@@ -35,9 +34,7 @@ def load_config(
     return c
 
 
-def override(
-    c: ml_collections.ConfigDict, arguments: list[str] | tuple[str, ...]
-) -> None:
+def override(c: Config, arguments: list[str] | tuple[str, ...]) -> None:
     """Sets the keys of overrides --config.key=value.
 
     Raises ValueError for an argument that is none, an unknown key or a wrong value.
@@ -55,7 +52,7 @@ def override(
         earlier.add(key)
 
 
-def recipe_of(source: str, c: ml_collections.ConfigDict) -> Any:
+def recipe_of(source: str, c: Config) -> Any:
     """What `get_recipe(c)` of the config file `source` returns, None if it has none.
 
     `source` is what `load_config` takes. Raises what that raises.

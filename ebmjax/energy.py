@@ -83,7 +83,7 @@ def norm(v: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, scale.reshape(len(v)) * root)
 
 
-def check_labels(labels: jax.Array, num_classes: int) -> None:
+def check_labels(labels: chex.Array, num_classes: int) -> None:
     """Raises ValueError for labels outside 0..num_classes-1, if they are known.
 
     Where they are traced, only their dtype is checked.
@@ -100,7 +100,7 @@ def check_labels(labels: jax.Array, num_classes: int) -> None:
         )
 
 
-def known_value(x: jax.Array) -> np.ndarray | None:
+def known_value(x: chex.Array) -> np.ndarray | None:
     """x for checks that cannot be compiled; None where its values are not known.
 
     They are not under a transformation such as jit, where x is traced, nor

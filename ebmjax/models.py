@@ -73,9 +73,8 @@ def network(module: nn.Module, *, per_example: bool | None = None) -> Network:
 
     def features(params, model_state, x):
         variables = {"params": params, **model_state}
-        logits, new = module.apply(
-            variables, x, mutable=["intermediates"], **mode(False)
-        )
+        out: Any = module.apply(variables, x, mutable=["intermediates"], **mode(False))
+        logits, new = out
         return new.get("intermediates", {}).get("features", [logits])[0]
 
     return Network(init, apply, train, features, per_example)
@@ -294,8 +293,10 @@ class Norm(nn.Module):
         if self.kind == "batch":
             mean, var = self._running_moments(features)
             if train:
-                y, *moments = batch_norm(x, scale, bias, self.axis_name)
-                self._update(mean, var, *moments, x.size // x.shape[-1])
+                out: Any = batch_norm(x, scale, bias, self.axis_name)
+                y, batch_mean, batch_var = out
+                count = x.size // x.shape[-1]
+                self._update(mean, var, batch_mean, batch_var, count)
                 return y.astype(dtype)
             mean, var = _channels(mean.value), _channels(var.value)
         else:

@@ -92,7 +92,7 @@ def spread(shapes: Any) -> Any:
     return jax.tree.map(one, shapes)
 
 
-def gather(tree: Any, axes: Any, axis_name: str) -> Any:
+def gather(tree: Any, axes: Any, axis_name: str | None) -> Any:
     """Within a program: all of what is `Spread`, on every device."""
 
     def one(axis, part):

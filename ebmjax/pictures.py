@@ -1,6 +1,7 @@
 """Images side by side, as PNG."""
 
 import io
+import os
 
 import numpy as np
 from etils import epath
@@ -34,7 +35,7 @@ def png(picture: np.ndarray, *, height: int = 0) -> bytes:
     return file.getvalue()
 
 
-def save(path: str, picture: np.ndarray, *, height: int = 480) -> None:
+def save(path: str | os.PathLike, picture: np.ndarray, *, height: int = 480) -> None:
     """Writes `png(picture)` and the folders above it."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

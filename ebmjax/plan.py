@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
 from ebmjax import (
@@ -23,6 +22,7 @@ from ebmjax import (
     train_step,
 )
 from ebmjax import recipe as recipes
+from ebmjax.config import Config
 from ebmjax.data import arrays, batches
 from ebmjax.facts import Facts
 
@@ -30,7 +30,7 @@ from ebmjax.facts import Facts
 class Plan(NamedTuple):
     """A checked config, recipe and data set, and what follows from them."""
 
-    config: ml_collections.ConfigDict
+    config: Config
     recipe: recipes.Recipe  # complete
     settings: recipes.Settings
     splits: data.Splits
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    c: ml_collections.ConfigDict,
+    c: Config,
     recipe: recipes.Recipe | None = None,
     splits: data.Splits | None = None,
 ) -> Plan:
@@ -112,7 +112,7 @@ def read_on_every_process(read: Callable[[], data.Splits]) -> data.Splits:
 
 
 def pool_of_starts(
-    c: ml_collections.ConfigDict,
+    c: Config,
     recipe: recipes.Recipe,
     settings: recipes.Settings,
     splits: data.Splits,
@@ -173,7 +173,7 @@ def _with_outliers(c, splits, needs):
 
 
 def fresh_state(
-    c: ml_collections.ConfigDict,
+    c: Config,
     recipe: recipes.Recipe,
     settings: recipes.Settings,
     x: jax.Array,

@@ -155,7 +155,7 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
 
 def chains_to_bytes(samples: np.ndarray, num_blocks: int) -> bytes:
     """An .npz of samples [N, ...] in blocks, with labels [N] if blocks are classes."""
-    arrays = {"samples": samples}
+    arrays: dict[str, Any] = {"samples": samples}
     if num_blocks > 1:
         labels = np.arange(num_blocks, dtype=np.int32)
         arrays["labels"] = labels.repeat(len(samples) // num_blocks)

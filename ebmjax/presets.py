@@ -7,28 +7,27 @@
 A data set gives a new config; everything else changes one.
 """
 
-import ml_collections
-
 from ebmjax import config
+from ebmjax.config import Config
 
 TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "svhn_cropped": 73_257}
 
 
-def cifar10() -> ml_collections.ConfigDict:
+def cifar10() -> Config:
     c = config.default()
     c.data.name = "cifar10"
     c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar100", "celeb_a")
     return c
 
 
-def cifar100() -> ml_collections.ConfigDict:
+def cifar100() -> Config:
     c = config.default()
     c.data.name = "cifar100"
     c.eval.ood.sets = ("svhn_cropped", "interpolation", "cifar10")
     return c
 
 
-def svhn() -> ml_collections.ConfigDict:
+def svhn() -> Config:
     c = config.default()
     c.data.name = "svhn_cropped"
     c.data.flip = False  # digits are not symmetric
@@ -37,7 +36,7 @@ def svhn() -> ml_collections.ConfigDict:
     return c
 
 
-def fashion_mnist() -> ml_collections.ConfigDict:
+def fashion_mnist() -> Config:
     """12 epochs of 859 steps with a small ConvNet."""
     c = config.default()
     c.data.name = "fashion_mnist"
@@ -50,7 +49,7 @@ def fashion_mnist() -> ml_collections.ConfigDict:
     return c
 
 
-def digits() -> ml_collections.ConfigDict:
+def digits() -> Config:
     """1,000 steps with a WRN-10-1 on scikit-learn's digits."""
     c = config.default()
     digits_data(c)
@@ -61,23 +60,23 @@ def digits() -> ml_collections.ConfigDict:
     return c
 
 
-def digits_data(c: ml_collections.ConfigDict) -> None:
+def digits_data(c: Config) -> None:
     """Replaces the data set by scikit-learn's digits (8x8)."""
     c.data.update(name="digits", num_valid=137, pad=0, flip=False, noise_std=0.1)
 
 
-def jem(c: ml_collections.ConfigDict) -> None:
+def jem(c: Config) -> None:
     """-log p(y | x) - log p(x), Grathwohl et al. (2020)."""
     c.objective.p_x = 1.0
 
 
-def ng_ebm(c: ml_collections.ConfigDict) -> None:
+def ng_ebm(c: Config) -> None:
     """-log p(y | x) and two regularisers of the energy, Piland et al. (2023)."""
     c.objective.energy_variance = 1.0
     c.objective.approximate_mass = 1.0
 
 
-def jem_pp(c: ml_collections.ConfigDict) -> None:
+def jem_pp(c: Config) -> None:
     """JEM++ (Yang & Ji, 2021), by the README's command of github.com/sndnyang/JEMPP.
 
     Its ten outer steps of five inner ones at rate 0.2 are ten clipped steps at rate 1,
@@ -90,14 +89,14 @@ def jem_pp(c: ml_collections.ConfigDict) -> None:
     c.recovery.max_loss = 1e8  # where its program ends
 
 
-def sada_jem(c: ml_collections.ConfigDict) -> None:
+def sada_jem(c: Config) -> None:
     """SADA-JEM (Yang et al., 2023) with five steps: JEM++ with images of p(x) as they
     are and sharpness-aware minimisation, by github.com/sndnyang/SADAJEM."""
     _clean_generative_stream(c)
     c.optimizer.update(sam_rho=2.0, sam_adaptive=True)
 
 
-def m_jem(c: ml_collections.ConfigDict) -> None:
+def m_jem(c: Config) -> None:
     """M-JEM, in the repository of SADA-JEM: without sharpness-aware minimisation, with
     an L2 penalty of the mean energies, and chains from one Gaussian of all classes."""
     _clean_generative_stream(c)
@@ -127,24 +126,24 @@ def _clipped_chains(c, num_steps):
     c.optimizer.update(name="sgd", learning_rate=0.1, decay_factor=0.2)
 
 
-def steps_per_epoch(c: ml_collections.ConfigDict) -> int:
+def steps_per_epoch(c: Config) -> int:
     """Of the images that are not held out."""
     return (TRAINING_IMAGES[c.data.name] - c.data.num_valid) // c.batch_size
 
 
-def hdge(c: ml_collections.ConfigDict) -> None:
+def hdge(c: Config) -> None:
     """-log p(y | x) - log p(x, y) against a queue of logits, Liu & Abbeel (2020)."""
     c.objective.contrast = 1.0
 
 
-def adversarial(c: ml_collections.ConfigDict) -> None:
+def adversarial(c: Config) -> None:
     """-log p(y | x) of PGD examples and of no others, Madry et al. (2018)."""
     c.objective.update(cross_entropy=0.0, adversarial=1.0)
     c.data.noise_std = 0.0
     c.model.norm = "batch"
 
 
-def outlier_exposure(c: ml_collections.ConfigDict) -> None:
+def outlier_exposure(c: Config) -> None:
     """-log p(y | x) and energies with margins, Liu et al. (2020). The outliers are the
     first 300,000 images of ImageNet at 32x32, for 80 Million Tiny Images are gone."""
     c.objective.outliers = 0.1
@@ -153,16 +152,14 @@ def outlier_exposure(c: ml_collections.ConfigDict) -> None:
     c.model.update(norm="batch", dropout_rate=0.3)
 
 
-def sgd(c: ml_collections.ConfigDict, *, weight_decay: float) -> None:
+def sgd(c: Config, *, weight_decay: float) -> None:
     """SGD with a rate of 0.1 and batches of 128, without a warm-up."""
     c.batch_size = 128
     c.optimizer.update(name="sgd", learning_rate=0.1, weight_decay=weight_decay)
     c.optimizer.warmup_steps = 0
 
 
-def epochs(
-    c: ml_collections.ConfigDict, count: int, *, decay_at: tuple[int, ...] = ()
-) -> None:
+def epochs(c: Config, count: int, *, decay_at: tuple[int, ...] = ()) -> None:
     """Trains for `count` epochs; the learning rate is multiplied at those given."""
     steps = steps_per_epoch(c)
     c.num_steps = count * steps
@@ -171,7 +168,7 @@ def epochs(
         c.optimizer.boundaries = tuple(epoch * steps for epoch in decay_at)
 
 
-def official_jem(c: ml_collections.ConfigDict) -> None:
+def official_jem(c: Config) -> None:
     """What the commands of github.com/wgrathwohl/JEM have in common."""
     _official(c)
     c.seed = 1
@@ -183,7 +180,7 @@ def official_jem(c: ml_collections.ConfigDict) -> None:
     c.eval.attacks.update(refine_steps=(1, 10), refine_images=300)
 
 
-def official_ng_ebm(c: ml_collections.ConfigDict) -> None:
+def official_ng_ebm(c: Config) -> None:
     """What the commands of github.com/chrissweet/NG-EBM have in common."""
     _official(c)
     ng_ebm(c)
@@ -198,7 +195,7 @@ def _official(c):
     c.eval.num_bins = 20
 
 
-def small(c: ml_collections.ConfigDict) -> None:
+def small(c: Config) -> None:
     """Cuts a config down to what a CPU trains in minutes."""
     _shorten(c, num_steps=1_000)
     c.model.update(depth=10, width=1, features=(32, 32, 64, 64))
@@ -209,7 +206,7 @@ def small(c: ml_collections.ConfigDict) -> None:
     c.every.update(log=50, checkpoint=250, samples=250)
 
 
-def smoke(c: ml_collections.ConfigDict) -> None:
+def smoke(c: Config) -> None:
     """Cuts a config down to four steps, to see that it runs."""
     small(c)
     _shorten(c, num_steps=4)
@@ -226,7 +223,7 @@ def smoke(c: ml_collections.ConfigDict) -> None:
 VARIANTS = {"full": lambda c: None, "small": small, "smoke": smoke}
 
 
-def variant(c: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+def variant(c: Config, name: str) -> Config:
     """The config in one of `VARIANTS`. Raises ValueError for another name."""
     if name not in VARIANTS:
         raise ValueError(

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import filelock
 import jax
-import ml_collections
 from etils import epath
 
 from ebmjax import config
+from ebmjax.config import Config
 
 BUCKET = "gs://"
 CONFIG = "config.json"
@@ -164,7 +164,7 @@ def lock(path: str | os.PathLike, *, timeout: float = 0.0) -> Iterator[None]:
         held.release()
 
 
-def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+def read_config(workdir: str | os.PathLike) -> Config:
     """The config of the run in `workdir`.
 
     Raises FileNotFoundError if there is no run, ValueError for a damaged file.
@@ -180,9 +180,7 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
 
 @contextlib.contextmanager
-def lock_workdir(
-    workdir: str | os.PathLike, c: ml_collections.ConfigDict
-) -> Iterator[None]:
+def lock_workdir(workdir: str | os.PathLike, c: Config) -> Iterator[None]:
     """Makes `workdir` the directory of the run `c`, for one program at a time.
 
     Raises ValueError if another program is training in it, which a bucket cannot

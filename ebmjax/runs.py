@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from ebmjax import (
@@ -25,6 +24,7 @@ from ebmjax import (
 )
 from ebmjax import recipe as recipes
 from ebmjax.batching import Model as Model
+from ebmjax.config import Config
 from ebmjax.data import Scaling, Splits
 from ebmjax.facts import Facts, check_code
 
@@ -35,7 +35,7 @@ class Run:
     floats in [-1, 1], vectors in the units of the data. Answers are NumPy arrays,
     computed in batches over all devices, each example counted once."""
 
-    config: ml_collections.ConfigDict
+    config: Config
     workdir: str
     step: int
     image_shape: tuple[int, ...]  # (H, W, C), or (D,) of vectors
@@ -213,7 +213,7 @@ class Run:
 
         return batching.program(chains, method=self.config.parallel.method)
 
-    def _checked(self, x):
+    def _checked(self, x) -> Any:
         x = np.asarray(x)
         if x.shape[1:] != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
@@ -269,7 +269,7 @@ def load(
 
 def load_with_config(
     location: str | hub.Location,
-    c: ml_collections.ConfigDict,
+    c: Config,
     *,
     checkpoint: str | int | None = None,
     ema: bool | None = None,
@@ -281,15 +281,15 @@ def load_with_config(
         location = hub.locate(location)
     folder = location.folder
     which = c.eval.checkpoint if checkpoint is None else checkpoint
-    ema = c.eval.ema if ema is None else ema
+    ema = bool(c.eval.ema if ema is None else ema)
     fields, variables = stored.read(folder, which, ema, c)
     facts = fields["facts"]
     check_code(
         folder, set(facts.own) & set(recipes.FOR_EVALUATION), recipes.given(recipe)
     )
-    complete = recipes.complete(recipe, c, len(facts.class_names))
+    complete: Any = recipes.complete(recipe, c, len(facts.class_names))
     stored.check_variables(folder, complete.network, variables, facts.image_shape)
-    scaling = facts.scaling and [np.float32(x) for x in facts.scaling]
+    scaling = facts.scaling and [np.asarray(x, np.float32) for x in facts.scaling]
     return Run(
         config=c,
         workdir=str(location.workdir),
@@ -309,7 +309,7 @@ def load_with_config(
     )
 
 
-def load_splits(c: ml_collections.ConfigDict) -> Splits:
+def load_splits(c: Config) -> Splits:
     """The data set of `c.data`."""
     return data.load(
         c.data.name,

@@ -1,14 +1,14 @@
 """Sizes of batches, buffers and streams that must fit together."""
 
 import jax
-import ml_collections
 
 from ebmjax import data, parallel
 from ebmjax import recipe as recipes
+from ebmjax.config import Config
 
 
 def check_sizes(
-    c: ml_collections.ConfigDict,
+    c: Config,
     splits: data.Splits,
     settings: recipes.Settings,
     *,

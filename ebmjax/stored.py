@@ -4,16 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from ebmjax import augment, portable
 from ebmjax import checkpoint as checkpoints
+from ebmjax.config import Config
 from ebmjax.facts import Facts
 
 
 def read(
-    workdir: str, which: str | int, ema: bool, c: ml_collections.ConfigDict
+    workdir: str, which: str | int, ema: bool, c: Config
 ) -> tuple[dict[str, Any], tuple[Any, Any]]:
     """The fields of a `runs.Run` that are stored, and (params, model_state).
 

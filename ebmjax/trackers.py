@@ -33,7 +33,7 @@ class TensorBoard(Writer):
     """Event files in the run directory. Raises ImportError without tensorboardX."""
 
     def __init__(self, workdir: str, step: int):
-        self.workdir, self.events = str(workdir), None
+        self.workdir = str(workdir)
         self._open(step)
 
     def _open(self, step):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
 from ebmjax import (
@@ -30,6 +29,7 @@ from ebmjax import (
 )
 from ebmjax import plan as plans
 from ebmjax import recipe as recipes
+from ebmjax.config import Config
 from ebmjax.data import batches
 from ebmjax.eval import calibration
 
@@ -56,7 +56,7 @@ class Session(NamedTuple):
 
 
 def fit(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: str,
     *,
     recipe: recipes.Recipe | None = None,

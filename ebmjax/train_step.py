@@ -3,10 +3,10 @@
 import functools
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jax import lax
 
 from ebmjax import (
@@ -21,7 +21,7 @@ from ebmjax import (
 from ebmjax.recipe import Recipe, Settings
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
     """Everything that the next step needs."""
 

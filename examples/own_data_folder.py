@@ -15,9 +15,9 @@ def main(folder, workdir, **changes):
     c = ebmjax.config.default()
     c.data.update(name=str(folder), image_size=32, num_valid=50)
     c.model.update(name="convnet", features=(32, 32, 64, 64))
-    c.objective.p_x = 0.1  # JEM: cross-entropy and log p(x)
-    c.sgld.update(num_steps=10, buffer_size=2_000)
-    c.optimizer.update(learning_rate=3e-4, warmup_steps=100)
+    c.objective.update(p_x=0.1, energy_l2=0.01)  # JEM with a stabiliser
+    c.sgld.update(num_steps=5, init="class_gaussian", clip_grad=1.0, clip_x=1.0)
+    c.optimizer.update(learning_rate=3e-4, warmup_steps=300)
     c.num_steps = 2_000
     c.every.update(log=50, checkpoint=500, samples=500)
     c.eval.ood.sets = ("interpolation", "uniform")

@@ -47,8 +47,8 @@ def test_images_in_a_folder_are_trained_on_and_read_back(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.rint(image.reshape(8, 8) * (255 / 16)).astype(np.uint8)
         Image.fromarray(pixels).save(path)
-    source = block('"photos/"').replace("num_valid=500", "num_valid=50")
-    source = source.replace("5_000", "2").replace("ebmjax.evaluate(run)", "")
+    source = block('"photos/"').replace("2_000", "2")
+    source = source.replace("ebmjax.evaluate(run, progress=True)", "")
     source += "c.batch_size\n"
     names = {}
     exec(source.replace("image_size=32", "image_size=8"), names)

@@ -138,7 +138,8 @@ def check_splits(splits: Any) -> None:
     if not len(train):
         raise ValueError("train.image is empty: there is nothing to train on")
     for field in ("train", "valid", "test"):
-        _check_dataset(field, *getattr(splits, field), train, len(names))
+        part = getattr(splits, field)
+        _check_dataset(field, part.image, part.label, train, len(names))
     if splits.scaling is None:
         return
     for field, x in splits.scaling._asdict().items():

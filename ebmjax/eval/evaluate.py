@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ebmjax import config as configs
 from ebmjax import plan, processes, rundir, runs
+from ebmjax.config import Config
 from ebmjax.data import Splits
 from ebmjax.eval import other_classifiers
 from ebmjax.eval.other_classifiers import Logits
@@ -49,7 +50,7 @@ def evaluate(
     progress: bool = False,
     data: Splits | None = None,
     workdir: str | os.PathLike | None = None,
-    config: ml_collections.ConfigDict | None = None,
+    config: Config | None = None,
 ) -> dict[str, Any]:
     """Computes `tasks` of a run (or of a run directory), writes eval.json, the
     pictures in eval/, and report.html.
@@ -61,7 +62,7 @@ def evaluate(
 
     `tasks` are names of `TASKS`, or {name: Task} with tasks from anywhere:
     `TASKS | {"mine": Task(fn)}`. None is the run's `config.eval.tasks` and the tasks of
-    its recipe.
+    its recipe. `progress` shows a bar of the tasks on stderr.
 
     Returns the whole of eval.json: {"run": ..., task: numbers}. Tasks that are not
     asked for stay as they were, even if another program writes them meanwhile. A task

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 
 from ebmjax import config, metrics, models, parallel, rundir, runs
+from ebmjax.config import Config
 from ebmjax.data import Dataset, Splits
 from ebmjax.eval.result import Result, skipped
 from ebmjax.eval.tasks import TASKS, ood
@@ -93,7 +93,7 @@ def read(path: str | os.PathLike) -> Logits:
 def of_logits(
     saved: Logits,
     workdir: str | os.PathLike,
-    c: ml_collections.ConfigDict | None = None,
+    c: Config | None = None,
 ) -> SavedLogits:
     """A stand-in of saved logits, whose results go to `workdir`.
 
@@ -112,17 +112,17 @@ def of_logits(
         for name, x in saved.ood.items()
     }
     _warn_of_probabilities(test.image, where)
-    c = _config(c)
-    c.eval.ood.update(sets=tuple(outside), noise_std=0.0, refine_steps=0)
-    c.eval.ood.num_images = max(map(len, [test.image, *outside.values()]))
-    c.eval.noise_std = 0.0
+    own = _config(c)
+    own.eval.ood.update(sets=tuple(outside), noise_std=0.0, refine_steps=0)
+    own.eval.ood.num_images = max(map(len, [test.image, *outside.values()]))
+    own.eval.noise_std = 0.0
     classes = tuple(map(str, range(num_classes)))
     return _stand_in(
         SavedLogits,
         lambda x: x,
         Splits(test.take(slice(0)), valid, test, classes),
         workdir,
-        c,
+        own,
         about=f"saved logits on {where}",
         tasks=_tasks(outside),
         ood_sets=outside,
@@ -133,7 +133,7 @@ def of_function(
     logits_fn: Callable,
     splits: Splits,
     workdir: str | os.PathLike,
-    c: ml_collections.ConfigDict | None = None,
+    c: Config | None = None,
 ) -> Other:
     """A stand-in of a pure function [B, ...] -> [B, K], evaluated on `splits`."""
     name = getattr(logits_fn, "__name__", type(logits_fn).__name__)
@@ -174,6 +174,8 @@ def _stand_in(kind, logits_fn, splits, workdir, c, **fields):
             " another --workdir"
         )
 
+    unused: Any = None
+
     def apply(params, model_state, x):
         return logits_fn(x)
 
@@ -185,7 +187,7 @@ def _stand_in(kind, logits_fn, splits, workdir, c, **fields):
         class_names=tuple(splits.class_names),
         recoveries=0,
         model=runs.Model(
-            models.Network(None, apply, None, apply, per_example=True),
+            models.Network(unused, apply, unused, apply, per_example=True),
             parallel.place(({}, {})),
             splits.scaling,
         ),

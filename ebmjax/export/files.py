@@ -88,6 +88,7 @@ def to_folder(
 
 def metadata(run: runs.Run) -> dict[str, Any]:
     """What a file of weights says about itself: the keys of `portable.KEYS`."""
+    assert run.facts is not None  # those of a trained run
     facts = run.facts._asdict()
     return {
         "version": ebmjax.__version__,
@@ -138,7 +139,9 @@ def _samples(run, num):
     slots = np.linspace(0, blocks.shape[1] - 1, min(each, blocks.shape[1]))
     samples = blocks[:, np.round(slots).astype(int)]
     samples = samples.reshape(-1, *run.image_shape)
-    return result.to_uint8(samples) if result.has_images(run) else np.float32(samples)
+    if result.has_images(run):
+        return result.to_uint8(samples)
+    return samples.astype(np.float32)
 
 
 def _picture(run, samples):
@@ -183,7 +186,7 @@ def _name(path):
     return kind + (last if ".npz" in last else f"./{last}")
 
 
-def _without_folders(value):
+def _without_folders(value: Any) -> Any:
     """JSON values, with paths in their texts shortened to the last part."""
     if isinstance(value, dict):
         return {_without_folders(k): _without_folders(v) for k, v in value.items()}

@@ -7,10 +7,10 @@ import pickle
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from ebmjax import models, rundir
+from ebmjax.config import Config
 from ebmjax.interop import state_dict
 
 # Keys under which training programs store a state dict, possibly nested.
@@ -173,7 +173,7 @@ def _tensors(torch, arrays):
 def make_run(
     path: str | os.PathLike,
     workdir: str,
-    c: ml_collections.ConfigDict | None = None,
+    c: Config | None = None,
     *,
     norm: str | None = None,
 ) -> str:

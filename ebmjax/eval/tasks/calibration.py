@@ -61,13 +61,20 @@ def calibration_verdict(numbers: dict) -> Verdict:
     rows = zip(bins["counts"], bins["confidence"], bins["accuracy"], strict=True)
     rows = np.array([row for row in rows if row[0]])
     _, confidence, accuracy = np.average(rows, axis=0, weights=rows[:, 0])
-    direction = "over-confident" if confidence > accuracy else "under-confident"
+    direction = _direction(confidence, accuracy, rows[:, 0].sum())
     detail = f"{direction}: {confidence:.1%} mean confidence, {accuracy:.1%} accuracy"
     if "value" in after:
         ece = format_number(after["ece"], ".1%")
         detail += f"; a temperature of {after['value']:.2f} leaves {ece}"
     answer = f"ECE {format_number(before['ece'], '.1%')}"
     return Verdict(answer, f"{detail}; {numbers['num_bins']} bins")
+
+
+def _direction(confidence, accuracy, num):
+    """In words, if the two differ by more than two standard errors of an accuracy."""
+    if abs(confidence - accuracy) <= 2 * np.sqrt(confidence * (1 - confidence) / num):
+        return "neither over- nor under-confident beyond chance"
+    return "over-confident" if confidence > accuracy else "under-confident"
 
 
 def measures(numbers: dict) -> list[Measure]:
