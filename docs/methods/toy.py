@@ -32,6 +32,8 @@ OBJECTIVES = {
         "sgld": {"init": "class_gaussian", "clip_grad": 1.0, "noise_std": 0.0},
         "optimizer": {"sam_rho": 0.05},
     },
+    "energy_l2": {"objective": {"p_x": 1.0, "energy_l2": 0.1}, "sgld": LANGEVIN},
+    "input_gradient": {"objective": {"input_gradient": 0.1}},
     "hdge": {"objective": {"contrast": 1.0}, "hdge": {"queue_size": 4_096}},
     "outlier_exposure": {
         "objective": {"outliers": 0.1},
