@@ -25,7 +25,7 @@ TITLES = {
 
 
 HISTOGRAMS, COSTS = "histograms.json", "costs.json"
-PICTURED = ("classifier", "ng_ebm_0.1", "hdge", "jem_5")  # by `draw_ood`
+PICTURED = ("classifier", "ng_ebm_0.01", "hdge", "jem_5")  # by `draw_ood`
 
 
 class Row(NamedTuple):
@@ -227,6 +227,6 @@ def _cell(row, seeds):
         return ""
     mean, form = statistics.fmean(values), row.form
     text = form.format(mean).rstrip("%")
-    if len(values) > 1:
+    if len(set(values)) > 1:
         text += " ± " + form.format(statistics.stdev(values)).rstrip("%")
     return text

@@ -95,7 +95,7 @@ def test_configs_quote_the_committed_results(column, name):
 
 @pytest.mark.parametrize(
     "name, run",
-    {"classifier": "classifier-0", "ng_ebm": "ng_ebm_0.1-0", "jem": "jem_5-0"}.items(),
+    {"classifier": "classifier-0", "ng_ebm": "ng_ebm_0.01-0", "jem": "jem_5-0"}.items(),
 )
 def test_the_shipped_models_are_of_its_table(name, run):
     assert f"ebmjax://fashion_mnist-{name}" in README
