@@ -32,6 +32,7 @@ class Row(NamedTuple):
     name: str
     form: str
     get: Callable[[dict], float | None]
+    varies: bool = True  # between seeds
 
 
 def _get(numbers, *path):
@@ -62,7 +63,7 @@ def _mean_confidence(numbers):
 
 
 ROWS = [
-    Row("cost of a step", "{:.1f}", lambda n: n["cost"]),
+    Row("cost of a step", "{:.1f}", lambda n: n["cost"], varies=False),
     Row("accuracy, %", "{:.1%}", lambda n: n["classification"]["accuracy"]),
     Row("mean confidence, %", "{:.1%}", lambda n: _mean_confidence(n["calibration"])),
     Row("NLL, nats", "{:.3f}", lambda n: n["classification"]["nll"]),
@@ -227,6 +228,6 @@ def _cell(row, seeds):
         return ""
     mean, form = statistics.fmean(values), row.form
     text = form.format(mean).rstrip("%")
-    if len(set(values)) > 1:
+    if len(values) > 1 and row.varies:
         text += " ± " + form.format(statistics.stdev(values)).rstrip("%")
     return text

@@ -1,10 +1,12 @@
-"""The table of the results on photographs, from made-up results."""
+"""`experiments.photographs` and `ablation`: configs, made-up results, costs."""
 
 import argparse
+import pathlib
 
+import numpy as np
 import pytest
 
-from experiments import photograph_tables, photographs
+from experiments import ablation, photograph_tables, photographs
 from experiments.photographs import METHODS
 
 
@@ -15,6 +17,7 @@ def results(accuracy, auroc):
     bins = {"counts": [0, 30, 10], "confidence": [None, 0.5, 0.9]}
     row = {"eps_text": "8/255", "accuracy": 0.125}
     return {
+        "cost": 20.9,
         "classification": {"accuracy": accuracy, "nll": 0.5, "ece": 0.1},
         "calibration": {
             "as_trained": {"reliability": bins},
@@ -37,6 +40,7 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
     assert dict(zip(head, jem, strict=True)) == {
         "method": "JEM, 20 steps",
         "seeds": "2",
+        "cost of a step": "20.9",
         "accuracy, %": "85.0 ± 7.1",
         "mean confidence, %": "60.0 ± 0.0",  # (30 · 0.5 + 10 · 0.9) / 40
         "NLL, nats": "0.500 ± 0.000",
@@ -54,7 +58,7 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
         "FPR95, mean, log p(x), %": "25.0 ± 0.0",
         "AUROC, mnist, log p(x)": "0.650 ± 0.071",
     }
-    assert classifier[1:3] == ["1", "80.0"]
+    assert classifier[1:4] == ["1", "20.9", "80.0"]
     few = photograph_tables.table({"jem": seeds}, ("AURC, max p, %",)).splitlines()
     assert few[0] == "| method | seeds | AURC, max p, % |"
     assert few[2] == "| JEM, 20 steps | 2 | 1.25 ± 0.00 |"
@@ -77,3 +81,51 @@ def test_the_config_of_every_method_can_work(dataset, method):
     assert (c.seed, c.data.name) == (2, "d.npz")
     assert c.eval.ood.sets == ("a.npz", "b.npz")
     assert c.data.outliers == ("o.npz" if method == "outlier_exposure" else "")
+
+
+@pytest.mark.parametrize("dataset", photographs.DATASETS)
+@pytest.mark.parametrize("variant", ablation.VARIANTS)
+def test_the_configs_of_the_ablation_can_work(dataset, variant):
+    args = argparse.Namespace(
+        dataset=dataset, data="", ood="", runs=pathlib.Path("runs")
+    )
+    c = ablation.config_of(variant, args)
+    clean = variant.endswith("clean")
+    assert c.data.generative_augment != clean and c.data.separate_streams == clean
+    assert c.data.pad > 0 and c.data.noise_std == (
+        0.0 if "5 steps" in variant else 0.03
+    )
+    assert bool(c.eval.samples.extractor) == (variant != "classifier")
+
+
+def test_histograms_count_every_image_once():
+    rng = np.random.default_rng(0)
+    scores = {
+        "test/log_density": rng.normal(2, 1, 500),
+        "noise/log_density": rng.normal(-2, 1, 300),
+        "test/odin": rng.normal(0, 1, 500),
+    }
+    found = photographs.histograms(scores)
+    assert len(found["edges"]) == photographs.NUM_BINS + 1
+    assert {k: sum(v) for k, v in found["counts"].items()} == {
+        "test": 500,
+        "noise": 300,
+    }
+    centres = np.add(found["edges"][1:], found["edges"][:-1]) / 2
+    means = {k: np.average(centres, weights=v) for k, v in found["counts"].items()}
+    assert means["test"] == pytest.approx(2, abs=0.2)
+    assert means["noise"] == pytest.approx(-2, abs=0.2)
+
+
+def test_the_committed_costs_are_those_of_the_documented_methods():
+    results = photographs.RESULTS / "fashion_mnist"
+    found = photograph_tables.read_results(results)
+    assert {method: runs[0]["cost"] for method, runs in found.items()}.items() >= {
+        "classifier": 1.0,
+        "hdge": 1.0,
+        "outlier_exposure": 2.0,
+    }.items()
+    # Of the classifier's three passes a gradient of a gradient takes as many again;
+    # five chain steps take ten, and the samples' energies three.
+    assert found["ng_ebm"][0]["cost"] == pytest.approx(2, abs=0.1)
+    assert found["jem_5"][0]["cost"] == pytest.approx((3 + 10 + 3) / 3, abs=0.1)
