@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from ebmjax import keys
+from ebmjax.eval import corruptions
 from ebmjax.eval import evaluate as evaluation
 from ebmjax.eval.corruptions import CORRUPTIONS, Corruption, corrupt
 from ebmjax.eval.result import Progress
@@ -31,6 +32,14 @@ def test_a_corruption_keeps_shape_and_dtype_and_is_repeated_by_its_seed(name, ch
     np.testing.assert_array_equal(first, again)
     assert np.any(first != x) and np.array_equal(x, before)
     assert np.any(first != other) == name.endswith("noise")
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_images_are_corrupted_some_at_a_time(name, monkeypatch):
+    x = photographs(n=5)
+    at_once = corrupt(name, 2, x)
+    monkeypatch.setattr(corruptions, "BATCH_SIZE", 2)
+    np.testing.assert_array_equal(corrupt(name, 2, x), at_once)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -175,11 +184,12 @@ def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
     own = {
         "moved": Corruption(moved, (0, 1, 2, 3, 4)),
         "floats": Corruption(lambda image, *_: image / 2, (1, 1, 1, 1, 1)),
+        "broken": Corruption(lambda image, *_: image["lens"], (1, 1, 1, 1, 1)),
     }
     c = config_of(corruptions=("contrast",), folder=str(tmp_path))
     run = make_run(tmp_path, c)
     numbers = shift.task(own).compute(run, Progress()).numbers
-    assert list(numbers["corruptions"]) == ["contrast", "moved", "floats"]
+    assert list(numbers["corruptions"]) == ["contrast", *own]
     assert "there is no" in numbers["corruptions"]["contrast"]["error"]
     moved_rows = numbers["corruptions"]["moved"]
     assert moved_rows["1"] == numbers["clean"]
@@ -188,6 +198,7 @@ def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
     assert moved_rows["4"]["nll"] == nll
     error = numbers["corruptions"]["floats"]["error"]
     assert error.startswith("corruption 'floats' returned float64")
+    assert numbers["corruptions"]["broken"]["error"].startswith("IndexError: ")
     with pytest.raises(ValueError, match="'fog' cannot be the name"):
         shift.task({"fog": own["moved"]})
 

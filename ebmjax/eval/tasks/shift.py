@@ -56,9 +56,10 @@ def compute(
         try:
             make = functools.partial(_corrupted, run, name, image, label, more)
             corrupted = processes.on_every_process(make)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # damaged files and own functions raise many types
             logging.warning("corruption %s: %s", name, error)
-            by_name[name] = {"error": str(error)}
+            logging.debug("traceback of corruption %s", name, exc_info=True)
+            by_name[name] = {"error": _reason(error)}
             continue
         examples += [image[0], *(x[0] for x in corrupted)]
         by_name[name] = {
@@ -77,6 +78,12 @@ def compute(
     if examples:
         files["shift.png"] = picture(np.stack(examples), 6)
     return Result(numbers, files)
+
+
+def _reason(error):
+    if isinstance(error, OSError | ValueError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _corrupted(run, name, image, label, more):
