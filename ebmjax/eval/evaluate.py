@@ -260,6 +260,8 @@ def settings(run: runs.Run, task: str) -> dict:
     c = run.config
     own = c.eval.get(task)
     own = own.to_dict() if isinstance(own, ml_collections.ConfigDict) else {}
+    if isinstance(run, other_classifiers.Other):
+        own["classifier"] = run.about
     return own | {
         "checkpoint": c.eval.checkpoint,
         "ema": c.eval.ema,

@@ -170,6 +170,7 @@ def about(run: dict[str, Any]) -> str:
 def _notes(results):
     """What a reader must know: failures, and numbers of other parameters."""
     run, notes = results["run"], []
+    this = about(run)
     for name in (name for name in results if name != "run"):
         numbers = numbers_of(results, name)
         if not numbers:
@@ -182,6 +183,8 @@ def _notes(results):
         elif numbers["settings"].get("ema", run["ema"]) != run["ema"]:
             which = "averaged" if numbers["settings"]["ema"] else "last"
             notes.append(f"{name} is of the {which} parameters: evaluate it again.")
+        elif (other := numbers["settings"].get("classifier", this)) != this:
+            notes.append(f"{name} is of {other}: evaluate it again.")
     for name, reason in failures(results).items():
         if name not in results or "last_error" in results[name]:
             notes.append(f"{name} failed: {reason}{_kept(results.get(name, {}))}")
