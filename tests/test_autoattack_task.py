@@ -134,6 +134,14 @@ def test_an_eps_of_its_own_has_a_column():
     assert attack_headline.headline(numbers["norms"]["linf"], "linf")["pgd"] is None
 
 
+@pytest.mark.parametrize("num_classes, num_targets", [(5, 4), (10, 9), (100, 9)])
+def test_the_targets_are_those_that_there_are(num_classes, num_targets):
+    settings = evaluation.settings(num_classes)
+    assert settings == evaluation.SETTINGS | {"num_targets": num_targets}
+    steps = driver.steps(evaluation.VERSION, num_classes)
+    assert sum(step.attack == "APGD-T" for step in steps) == num_targets
+
+
 def test_settings_that_cannot_work_are_refused():
     c = config.default()
     c.eval.attacks.update(norms=("l2",), autoattack_eps_linf=(8.0,))

@@ -97,6 +97,17 @@ def test_main_charts_are_files_of_their_own(tmp_path):
     assert "</html>" in (folder / "report.html").read_text()
 
 
+def test_a_chart_does_not_replace_a_picture_of_its_name(tmp_path):
+    numbers = results()
+    numbers["attacks"]["files"].append("accuracy_linf.png")
+    folder = write_run(tmp_path / "run", numbers)
+    picture = folder / "eval" / "accuracy_linf.png"
+    picture.write_bytes(b"of a task")
+    evaluation.draw(str(folder))
+    assert picture.read_bytes() == b"of a task"
+    assert (folder / "eval" / "reliability.png").exists()
+
+
 def test_survival_counts_images_whose_nearest_mistake_is_farther():
     eps, share = attacks.survival([0.0, 0.02, 0.05, None], 0.1)
     by_eps = dict(zip(np.round(eps, 3), share, strict=True))

@@ -208,6 +208,9 @@ def test_the_report_shows_the_corruptions(tmp_path):
     run = make_run(tmp_path, config_of(corruptions=("gaussian_noise", "pixelate")))
     results = evaluation.evaluate(run, tasks=["shift"])
     assert results["shift"]["num_images"] == 50
-    assert (tmp_path / "eval" / "shift.png").exists()
+    picture = tmp_path / "eval" / "corruptions.png"
+    before = picture.read_bytes()
+    evaluation.draw(run.workdir)
+    assert picture.read_bytes() == before != (tmp_path / "eval/shift.png").read_bytes()
     text = (tmp_path / "report.html").read_text()
     assert "Distribution shift" in text and "gaussian noise" in text

@@ -30,6 +30,11 @@ SETTINGS = {
 PREFIX = "autoattack_state_"
 
 
+def settings(num_classes: int) -> dict:
+    """Those that stand beside the numbers: few classes are fewer targets."""
+    return SETTINGS | {"num_targets": min(driver.NUM_TARGETS, num_classes - 1)}
+
+
 def autoattack(target: robustness.Target, norm: str) -> list[dict]:
     """The accuracy at each eps: rows as in `robustness`, with more about each."""
     c = target.run.config.eval.attacks

@@ -22,6 +22,7 @@ from ebmjax.eval.result import (
 )
 from ebmjax.eval.task import Column, Measure, Task, Verdict, format_number
 
+FILE = "corruptions.png"
 METRICS = ("accuracy", "confidence", "ece", "nll")
 SHOWN = ("accuracy", "ece")
 
@@ -76,7 +77,7 @@ def compute(
     }
     files = {}
     if examples:
-        files["shift.png"] = picture(np.stack(examples), 6)
+        files[FILE] = picture(np.stack(examples), 6)
     return Result(numbers, files)
 
 
@@ -179,11 +180,11 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     curves = {name: _curve(numbers, metric) for metric, name in names.items()}
     figure = charts.curves(curves, "severity", "mean over corruptions")
     panels = [page.figure_panel(figure, "shift", "Under corruption.")]
-    if "shift.png" in numbers["files"]:
+    if FILE in numbers["files"]:
         order = ", ".join(n.replace("_", " ") for n in _completed(numbers))
         panels.append(
             page.picture_panel(
-                folder / "shift.png",
+                folder / FILE,
                 "The corruptions.",
                 f"Rows: {order}; columns: clean, then severities 1 to 5.",
             )
