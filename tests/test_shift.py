@@ -177,6 +177,19 @@ def test_images_of_another_test_set_fail_alone(tmp_path, change, message):
     assert "shift: fog" in evaluation.failures(results)
 
 
+def test_damaged_files_of_images_are_named(tmp_path):
+    x, y = photographs(channels=3), np.arange(4)
+    write_published(tmp_path, np.tile(x, (5, 1, 1, 1)), np.tile(y, 5))
+    found = corruptions.published(tmp_path, "fog", x, y)
+    assert len(found) == 5 and np.array_equal(found[4], x)
+    (tmp_path / "snow.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="snow.npy cannot be read as .npy: "):
+        corruptions.published(tmp_path, "snow", x, y)
+    np.save(tmp_path / "frost.npy", np.float32(1))
+    with pytest.raises(ValueError, match=r"frost.npy has float32 of shape \(\), exp"):
+        corruptions.published(tmp_path, "frost", x, y)
+
+
 def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
     def moved(image, columns, rng):
         return np.roll(image, columns, axis=2)

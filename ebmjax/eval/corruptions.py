@@ -165,12 +165,12 @@ def published(folder: str, name: str, image: np.ndarray, label: np.ndarray):
             " files of CIFAR-10-C"
         )
     array = _open(path)
-    total = len(array) // 5
     if array.shape[1:] != image.shape[1:] or array.dtype != np.uint8 or len(array) % 5:
         raise ValueError(
             f"{path} has {array.dtype} of shape {array.shape}, expected uint8 (5 N,"
             f" {', '.join(map(str, image.shape[1:]))})"
         )
+    total = len(array) // 5
     labels = _open(path.parent / "labels.npy")[:total]
     if not np.array_equal(labels[: len(label)], label):
         raise ValueError(
@@ -185,4 +185,7 @@ def published(folder: str, name: str, image: np.ndarray, label: np.ndarray):
 def _open(path):
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    return np.load(str(path), mmap_mode="r", allow_pickle=False)
+    try:
+        return np.load(str(path), mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as .npy: {error}") from error
