@@ -221,6 +221,17 @@ def test_our_own_mistake_in_a_section_is_not_the_fault_of_the_numbers(tmp_path, 
     assert "Traceback" in caplog.text  # whose place in the code is told
 
 
+def test_numbers_of_another_version_leave_the_other_tasks_whole(tmp_path, caplog):
+    numbers = results()
+    numbers["attacks"] = {"step": 7, "settings": {}, "seconds": 1.0, "files": []}
+    page = rendered(tmp_path, numbers)
+    assert "the verdict failed: see the log" in page.text
+    assert "The section of attacks failed" in page.text
+    assert "80.0% of 100 test examples" in page.text and "ROC by log p(x)" in page.text
+    assert re.search("^NLL +0.5", run_report.table(numbers), re.M)
+    assert "the measures of task attacks failed" in caplog.text
+
+
 def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path):
     numbers = results()
     for part in (numbers["calibration"]["as_trained"], numbers["classification"]):
