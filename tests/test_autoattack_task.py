@@ -9,7 +9,7 @@ from eval_runs import make_run, results, small_config
 
 from ebmjax import config
 from ebmjax.eval import evaluate as evaluate_module
-from ebmjax.eval import robustness
+from ebmjax.eval import judge, robustness
 from ebmjax.eval.autoattack import driver, evaluation, square
 from ebmjax.eval.result import Progress
 from ebmjax.eval.tasks import attack_headline
@@ -115,8 +115,8 @@ def test_the_headline_is_that_of_autoattack_where_it_ran():
 
 
 def test_a_judge_that_finds_more_and_warnings_are_named():
-    judge = {"accuracy": 0.05, "seconds": 9.0, "confirmed": False}
-    numbers = shown(judge=judge, warnings=["the outputs are random: ..."])
+    judged = {"accuracy": 0.05, "seconds": 9.0, "confirmed": False}
+    numbers = shown(judge=judged, warnings=["the outputs are random: ..."])
     detail = attack_headline.robustness_verdict(numbers).detail
     assert "pyautoattack finds MORE" in detail and "with warnings" in detail
     table = attack_headline.autoattack_table(numbers, "linf")
@@ -132,6 +132,14 @@ def test_an_eps_of_its_own_has_a_column():
     cells = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert cells["AutoAttack"] == ["80.0%", "–", "–", "12.5%"]
     assert attack_headline.headline(numbers["norms"]["linf"], "linf")["pgd"] is None
+
+
+@pytest.mark.parametrize("num_classes, num_targets", [(5, 4), (10, 9), (100, 9)])
+def test_the_targets_are_those_that_there_are(num_classes, num_targets):
+    settings = evaluation.settings(num_classes)
+    assert settings == evaluation.SETTINGS | {"num_targets": num_targets}
+    steps = driver.steps(evaluation.VERSION, num_classes)
+    assert sum(step.attack == "APGD-T" for step in steps) == num_targets
 
 
 def test_settings_that_cannot_work_are_refused():
@@ -151,6 +159,26 @@ def test_a_missing_judge_is_named(tmp_path, monkeypatch):
     run = only_autoattack(tmp_path, monkeypatch, **eps)
     with pytest.raises(ImportError, match=r"pip install 'ebmjax\[autoattack\]'"):
         attacks_task.compute(run, Progress())
+
+
+def test_a_judge_that_fails_leaves_our_numbers_whole(tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("output with shape [8, 3, 2, 1]")
+
+    monkeypatch.setattr(judge, "official_autoattack", broken)
+    target = robustness.Target(make_run(tmp_path), None, None, Progress())
+    numbers = shown()
+    rows = numbers["norms"]["linf"]["autoattack"]
+    failed = evaluation._with_judge(target, "linf", rows[0])
+    assert failed | {"warnings": []} == rows[0]
+    reason = "pyautoattack failed: RuntimeError: output with shape [8, 3, 2, 1]"
+    assert failed["warnings"] == [reason]
+    judged = {"accuracy": 0.125, "seconds": 9.0, "confirmed": True}
+    rows[:] = [failed, rows[0] | {"judge": judged}]
+    assert "with warnings" in attack_headline.robustness_verdict(numbers).detail
+    table = attack_headline.autoattack_table(numbers, "linf")
+    assert f"At 8/255 {reason}." in table.text
+    assert [row.cells[-2:] for row in table.rows] == [["–", "–"], ["12.5%", "9"]]
 
 
 @slow

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import small_runs
 
+from ebmjax import recipe
 from ebmjax.eval import attacks, judge
 
 torch = pytest.importorskip("torch")
@@ -18,12 +19,13 @@ def images(num):
     return np.float32(x)
 
 
-def model():
-    return small_runs.untrained(shape=(6, 5, 3)).model
+def model(num_classes):
+    network = recipe.network(small_runs.settings(), num_classes)
+    return small_runs.untrained(network, shape=(6, 5, 3)).model
 
 
 def test_the_bridge_has_the_logits_and_gradients_of_the_model():
-    logits_fn, x = model().logits, images(5)
+    logits_fn, x = model(10).logits, images(5)
     weights = np.float32(np.random.default_rng(1).normal(size=(5, 10)))
     expected = jax.grad(lambda z: jnp.sum(weights * logits_fn(2 * z - 1)))((x + 1) / 2)
     z = torch.tensor((x + 1) / 2).permute(0, 3, 1, 2).requires_grad_()
@@ -35,8 +37,9 @@ def test_the_bridge_has_the_logits_and_gradients_of_the_model():
 
 
 @pytest.mark.slow
-def test_all_official_attacks_run_on_colour_images():
-    m, x = model(), images(6)
+@pytest.mark.parametrize("num_classes", [5, 12])  # AutoAttack has up to 9 targets
+def test_all_official_attacks_run_on_colour_images(num_classes):
+    m, x = model(num_classes), images(6)
     labels = np.asarray(m.logits(x).argmax(axis=-1))
     eps = 1e-4  # too small to find a mistake: every attack sees every image
     result = judge.official_autoattack(

@@ -13,7 +13,7 @@ from eval_runs import make_run
 
 from ebmjax import data, runs
 from ebmjax.eval import evaluate as evaluation
-from ebmjax.eval import feature_scores, ood, ood_sets
+from ebmjax.eval import feature_scores, ood, ood_sets, openood
 from ebmjax.eval.result import Progress
 from ebmjax.eval.tasks import ood as ood_task
 from ebmjax.eval.tasks import ood_report
@@ -270,6 +270,20 @@ def test_near_and_far_sets_have_means_and_openoods_table(run):
     x, y = (a[:50] for a in run.splits().test)
     correct = run.logits(x).argmax(-1) == y
     np.testing.assert_allclose(values[4], 100 * correct.mean(), atol=0.005)
+
+
+def test_sets_of_one_name_have_rows_of_their_own_in_openoods_table():
+    row = {"max_logit": dict.fromkeys(openood.COLUMNS.values(), 0.5)}
+    names = ("/a/photos.npz", "/b/photos", "/c/v1.5.npz", "hf:me/v2.0", "mnist")
+    numbers = {
+        "sets": {name: {"scores": row} for name in names},
+        "groups": {"near": row, "far": {}},
+        "labels": {"max_logit": "max logit"},
+    }
+    lines = openood.table(numbers, 0.9).splitlines()[1:]
+    found = [line.split(",")[1] for line in lines]
+    assert found == ["/a/photos.npz", "/b/photos", "v1.5", "v2.0", "mnist", "nearood"]
+    assert lines[-1] == "max_logit,nearood,50.00,50.00,50.00,50.00,90.00"
 
 
 def test_scores_of_features_are_fitted_to_training_examples(run):

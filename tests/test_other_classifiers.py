@@ -12,7 +12,7 @@ from eval_runs import Page, make_run, ridge_weights, small_config
 import ebmjax
 from ebmjax import config
 from ebmjax.eval import evaluate as evaluation
-from ebmjax.eval import ood, other_classifiers
+from ebmjax.eval import feature_scores, ood, other_classifiers
 from ebmjax.eval.report import comparison
 
 SAME = ("classification", "calibration", "selective")
@@ -70,7 +70,8 @@ def test_saved_logits_give_the_numbers_of_the_run(of_logits, expected):
 
 def test_ood_sets_by_the_scores_that_logits_allow(of_logits, run):
     found, arrays = of_logits[0]["ood"], saved(run)
-    assert set(found["labels"]) == set(ood.SCORES) - {"approximate_mass"}
+    assert set(found["labels"]) == set(ood.SCORES) - {"approximate_mass", "odin"}
+    assert {"ODIN", "Mahalanobis distance of features"} < set(found["missing"])
     inside = np.logaddexp.reduce(np.float64(arrays.logits), axis=-1)
     outside = np.logaddexp.reduce(np.float64(arrays.ood["noise"]), axis=-1)
     auroc = np.mean(inside[:, None] > outside[None])
@@ -80,7 +81,7 @@ def test_ood_sets_by_the_scores_that_logits_allow(of_logits, run):
 
 def test_what_needs_the_model_says_so(of_logits, expected):
     results, workdir = of_logits
-    for name in ("attacks", "samples"):
+    for name in ("attacks", "samples", "shift"):
         assert results[name]["skipped"] == other_classifiers.NO_MODEL
     page = Page((workdir / "report.html").read_text())
     assert "saved logits on arrays" in page.text
@@ -92,16 +93,47 @@ def test_what_needs_the_model_says_so(of_logits, expected):
 def test_without_validation_and_ood_sets(run, tmp_path):
     arrays = saved(run)._replace(valid=None, ood={})
     results = evaluation.evaluate(arrays, workdir=tmp_path)
-    assert "no validation" in results["calibration"]["temperature"]["skipped"]
+    assert "valid_logits" in results["calibration"]["temperature"]["skipped"]
     assert "ood_NAME" in results["ood"]["skipped"]
     assert evaluation.failures(results) == {}
+
+
+@pytest.mark.parametrize("num_classes", [2, 120])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int64"])
+def test_unusual_logits_have_all_numbers(num_classes, dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    logits = (5 * rng.normal(size=(40, num_classes))).astype(dtype)
+    labels = logits.argmax(axis=-1).astype("uint8")
+    labels[:10] = 0
+    arrays = ebmjax.Logits(logits, labels, ood={"one": logits[:1]})
+    results = evaluation.evaluate(arrays, workdir=tmp_path)
+    assert evaluation.failures(results) == {}
+    accuracy = np.mean(logits.argmax(axis=-1) == labels)
+    assert results["classification"]["accuracy"] == accuracy
+    assert ("top5_accuracy" in results["classification"]) == (num_classes == 120)
+    assert results["ood"]["sets"]["one"]["num_images"] == 1
+
+
+def test_numbers_of_another_file_are_marked(run, tmp_path):
+    arrays = saved(run)
+    first = ["classification", "selective"]
+    evaluation.evaluate(arrays, workdir=tmp_path, tasks=first)
+    other = arrays._replace(name="other.npz")
+    results = evaluation.evaluate(other, workdir=tmp_path, tasks=first[:1])
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "selective is of saved logits on arrays: evaluate it again." in text
+    assert "classification is of" not in text
+    settings = results["classification"]["settings"]
+    assert settings["classifier"] == "saved logits on other.npz"
 
 
 def test_a_function_of_jax_gives_the_numbers_of_the_run(run, expected, tmp_path):
     c = small_config()
     results = evaluation.evaluate(
-        linear, data=run.splits(), workdir=tmp_path, config=c, tasks=SAME
+        linear, data=run.splits(), workdir=tmp_path, config=c, tasks=(*SAME, "ood")
     )
+    assert not set(feature_scores.LABELS) & set(results["ood"]["labels"])
+    assert set(feature_scores.LABELS.values()) == set(results["ood"]["missing"])
     for name in ("classification", "calibration"):
         for k, value in numbers(expected, name).items():
             if isinstance(value, float):
@@ -145,6 +177,7 @@ def arrays(**changes):
         ({"labels": np.arange(6)}, "run from 0 to 5 for 3 classes; expected 0 to 2"),
         ({"labels": np.arange(6) - 3}, "run from -3 to 2"),
         ({"logits": np.full((6, 3), np.nan)}, "logits: 6 of 6 rows are not finite"),
+        ({"logits": np.full((6, 3), 1e200)}, "6 of 6 rows are not finite in float32"),
         ({"valid_logits": np.zeros((4, 2))}, r"valid_logits has shape \[4, 2\].*, 3\]"),
         ({"ood_noise": np.zeros((4, 2))}, r"ood_noise has shape \[4, 2\].*\[N, 3\]"),
         ({"ood_noise": np.zeros((0, 3))}, r"ood_noise has shape \[0, 3\]"),
@@ -166,6 +199,10 @@ def test_files_that_are_none(tmp_path):
         other_classifiers.read(tmp_path / "no.npz")
     (tmp_path / "f.npz").write_bytes(b"text")
     with pytest.raises(OSError, match="cannot be read as .npz"):
+        other_classifiers.read(tmp_path / "f.npz")
+    with open(tmp_path / "f.npz", "wb") as file:
+        np.save(file, np.zeros((6, 3)))
+    with pytest.raises(OSError, match="it is one array, of np.save; expected 'logits'"):
         other_classifiers.read(tmp_path / "f.npz")
 
 

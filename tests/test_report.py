@@ -97,6 +97,17 @@ def test_main_charts_are_files_of_their_own(tmp_path):
     assert "</html>" in (folder / "report.html").read_text()
 
 
+def test_a_chart_does_not_replace_a_picture_of_its_name(tmp_path):
+    numbers = results()
+    numbers["attacks"]["files"].append("accuracy_linf.png")
+    folder = write_run(tmp_path / "run", numbers)
+    picture = folder / "eval" / "accuracy_linf.png"
+    picture.write_bytes(b"of a task")
+    evaluation.draw(str(folder))
+    assert picture.read_bytes() == b"of a task"
+    assert (folder / "eval" / "reliability.png").exists()
+
+
 def test_survival_counts_images_whose_nearest_mistake_is_farther():
     eps, share = attacks.survival([0.0, 0.02, 0.05, None], 0.1)
     by_eps = dict(zip(np.round(eps, 3), share, strict=True))
@@ -208,6 +219,17 @@ def test_our_own_mistake_in_a_section_is_not_the_fault_of_the_numbers(tmp_path, 
     assert "The section of samples failed: KeyError('no such key')" in page.text
     assert "evaluate it again" not in page.text and "ROC by log p(x)" in page.text
     assert "Traceback" in caplog.text  # whose place in the code is told
+
+
+def test_numbers_of_another_version_leave_the_other_tasks_whole(tmp_path, caplog):
+    numbers = results()
+    numbers["attacks"] = {"step": 7, "settings": {}, "seconds": 1.0, "files": []}
+    page = rendered(tmp_path, numbers)
+    assert "the verdict failed: see the log" in page.text
+    assert "The section of attacks failed" in page.text
+    assert "80.0% of 100 test examples" in page.text and "ROC by log p(x)" in page.text
+    assert re.search("^NLL +0.5", run_report.table(numbers), re.M)
+    assert "the measures of task attacks failed" in caplog.text
 
 
 def test_numbers_that_are_not_finite_are_shown_as_such(tmp_path):

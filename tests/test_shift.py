@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from ebmjax import keys
+from ebmjax.eval import corruptions
 from ebmjax.eval import evaluate as evaluation
 from ebmjax.eval.corruptions import CORRUPTIONS, Corruption, corrupt
 from ebmjax.eval.result import Progress
@@ -31,6 +32,14 @@ def test_a_corruption_keeps_shape_and_dtype_and_is_repeated_by_its_seed(name, ch
     np.testing.assert_array_equal(first, again)
     assert np.any(first != x) and np.array_equal(x, before)
     assert np.any(first != other) == name.endswith("noise")
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_images_are_corrupted_some_at_a_time(name, monkeypatch):
+    x = photographs(n=5)
+    at_once = corrupt(name, 2, x)
+    monkeypatch.setattr(corruptions, "BATCH_SIZE", 2)
+    np.testing.assert_array_equal(corrupt(name, 2, x), at_once)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -168,6 +177,19 @@ def test_images_of_another_test_set_fail_alone(tmp_path, change, message):
     assert "shift: fog" in evaluation.failures(results)
 
 
+def test_damaged_files_of_images_are_named(tmp_path):
+    x, y = photographs(channels=3), np.arange(4)
+    write_published(tmp_path, np.tile(x, (5, 1, 1, 1)), np.tile(y, 5))
+    found = corruptions.published(tmp_path, "fog", x, y)
+    assert len(found) == 5 and np.array_equal(found[4], x)
+    (tmp_path / "snow.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="snow.npy cannot be read as .npy: "):
+        corruptions.published(tmp_path, "snow", x, y)
+    np.save(tmp_path / "frost.npy", np.float32(1))
+    with pytest.raises(ValueError, match=r"frost.npy has float32 of shape \(\), exp"):
+        corruptions.published(tmp_path, "frost", x, y)
+
+
 def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
     def moved(image, columns, rng):
         return np.roll(image, columns, axis=2)
@@ -175,11 +197,12 @@ def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
     own = {
         "moved": Corruption(moved, (0, 1, 2, 3, 4)),
         "floats": Corruption(lambda image, *_: image / 2, (1, 1, 1, 1, 1)),
+        "broken": Corruption(lambda image, *_: image["lens"], (1, 1, 1, 1, 1)),
     }
     c = config_of(corruptions=("contrast",), folder=str(tmp_path))
     run = make_run(tmp_path, c)
     numbers = shift.task(own).compute(run, Progress()).numbers
-    assert list(numbers["corruptions"]) == ["contrast", "moved", "floats"]
+    assert list(numbers["corruptions"]) == ["contrast", *own]
     assert "there is no" in numbers["corruptions"]["contrast"]["error"]
     moved_rows = numbers["corruptions"]["moved"]
     assert moved_rows["1"] == numbers["clean"]
@@ -188,6 +211,7 @@ def test_own_corruptions_stand_beside_those_of_the_config(tmp_path):
     assert moved_rows["4"]["nll"] == nll
     error = numbers["corruptions"]["floats"]["error"]
     assert error.startswith("corruption 'floats' returned float64")
+    assert numbers["corruptions"]["broken"]["error"].startswith("IndexError: ")
     with pytest.raises(ValueError, match="'fog' cannot be the name"):
         shift.task({"fog": own["moved"]})
 
@@ -197,6 +221,9 @@ def test_the_report_shows_the_corruptions(tmp_path):
     run = make_run(tmp_path, config_of(corruptions=("gaussian_noise", "pixelate")))
     results = evaluation.evaluate(run, tasks=["shift"])
     assert results["shift"]["num_images"] == 50
-    assert (tmp_path / "eval" / "shift.png").exists()
+    picture = tmp_path / "eval" / "corruptions.png"
+    before = picture.read_bytes()
+    evaluation.draw(run.workdir)
+    assert picture.read_bytes() == before != (tmp_path / "eval/shift.png").read_bytes()
     text = (tmp_path / "report.html").read_text()
     assert "Distribution shift" in text and "gaussian noise" in text

@@ -221,6 +221,7 @@ def test_samples_numbers_and_pictures(run):
     scores = numbers["scores"]
     assert set(scores["sets"]) == {"test", "chains", "buffer"}
     assert (scores["num_samples"], scores["num_reference"]) == (20, 60)
+    assert (scores["kid_subset_size"], scores["inception_splits"]) == (20, 10)
     distance = {k: v["frechet_distance"] for k, v in scores["sets"].items()}
     assert distance["test"] < distance["buffer"]  # whose chains are noise here
     for name in numbers["files"]:

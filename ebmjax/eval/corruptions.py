@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 SEVERITIES = (1, 2, 3, 4, 5)
+BATCH_SIZE = 256  # images at a time, for most corruptions need them in float64
 
 
 class Corruption(NamedTuple):
@@ -37,7 +38,7 @@ def corrupt(
     corruptions: Mapping[str, Corruption] | None = None,
 ) -> np.ndarray:
     """One of the `corruptions` (`CORRUPTIONS`) of each image.  uint8 [N, H, W, C], 1 to
-    5 -> uint8.
+    5 -> uint8. They get `BATCH_SIZE` images at a time.
 
     Raises ValueError for a corruption that is not made here, and for an image of
     another shape or dtype that it returns.
@@ -50,13 +51,17 @@ def corrupt(
         )
     fn, constants = known[name]
     rng = np.random.default_rng((seed, zlib.crc32(name.encode()), severity))
-    changed = fn(image, constants[severity - 1], rng)
-    if changed.shape != image.shape or changed.dtype != np.uint8:
-        raise ValueError(
-            f"corruption {name!r} returned {changed.dtype} {changed.shape}, expected"
-            f" uint8 {image.shape}"
-        )
-    return changed
+    corrupted = np.empty_like(image)
+    for start in range(0, len(image), BATCH_SIZE):
+        part = image[start : start + BATCH_SIZE]
+        changed = fn(part, constants[severity - 1], rng)
+        if changed.shape != part.shape or changed.dtype != np.uint8:
+            raise ValueError(
+                f"corruption {name!r} returned {changed.dtype} {changed.shape},"
+                f" expected uint8 {part.shape}"
+            )
+        corrupted[start : start + BATCH_SIZE] = changed
+    return corrupted
 
 
 def _to_uint8(x):
@@ -160,12 +165,12 @@ def published(folder: str, name: str, image: np.ndarray, label: np.ndarray):
             " files of CIFAR-10-C"
         )
     array = _open(path)
-    total = len(array) // 5
     if array.shape[1:] != image.shape[1:] or array.dtype != np.uint8 or len(array) % 5:
         raise ValueError(
             f"{path} has {array.dtype} of shape {array.shape}, expected uint8 (5 N,"
             f" {', '.join(map(str, image.shape[1:]))})"
         )
+    total = len(array) // 5
     labels = _open(path.parent / "labels.npy")[:total]
     if not np.array_equal(labels[: len(label)], label):
         raise ValueError(
@@ -180,4 +185,7 @@ def published(folder: str, name: str, image: np.ndarray, label: np.ndarray):
 def _open(path):
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    return np.load(str(path), mmap_mode="r", allow_pickle=False)
+    try:
+        return np.load(str(path), mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as .npy: {error}") from error

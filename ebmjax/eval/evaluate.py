@@ -228,8 +228,10 @@ def draw(workdir: str, *, tasks: Mapping[str, Task] = TASKS) -> None:
     with _lock(root):
         results = read(workdir)
         page, figures = run_report.render(results, folder, tasks)
+        of_tasks = {x for entry in results.values() for x in entry.get("files", ())}
         for name, figure in figures.items():
-            rundir.write(folder / f"{name}.png", charts.png(figure))
+            if f"{name}.png" not in of_tasks:  # whose pictures the page needs again
+                rundir.write(folder / f"{name}.png", charts.png(figure))
         rundir.write(root / REPORT, page)
 
 
@@ -260,6 +262,8 @@ def settings(run: runs.Run, task: str) -> dict:
     c = run.config
     own = c.eval.get(task)
     own = own.to_dict() if isinstance(own, ml_collections.ConfigDict) else {}
+    if isinstance(run, other_classifiers.Other):
+        own["classifier"] = run.about
     return own | {
         "checkpoint": c.eval.checkpoint,
         "ema": c.eval.ema,

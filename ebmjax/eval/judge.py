@@ -100,6 +100,10 @@ def official_autoattack(
         images.permute(0, 3, 1, 2).contiguous(),
         torch.tensor(labels).long(),
     )
+    with torch.no_grad():
+        num_classes = module(images[:1]).shape[-1]
+    for targeted in (attack.apgd_targeted, attack.fab):  # it fails for missing ones
+        targeted.n_target_classes = min(targeted.n_target_classes, num_classes - 1)
     with torch.random.fork_rng(devices=[]), _one_thread(torch):
         worst, _ = attack.run_standard_evaluation(
             images, classes, batch_size=batch_size

@@ -3,6 +3,7 @@
 import csv
 import io
 import pathlib
+from collections import Counter
 
 COLUMNS = {
     "FPR@95": "fpr95_out",  # of test examples, where 95 % of OOD is caught
@@ -21,8 +22,9 @@ def table(numbers: dict, accuracy: float) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["score", "dataset", *COLUMNS, "ACC"])
+    names = _short(numbers["sets"])
     sets = {
-        pathlib.PurePath(name).stem: entry["scores"]
+        names[name]: entry["scores"]
         for name, entry in numbers["sets"].items()
         if "scores" in entry
     }
@@ -33,3 +35,10 @@ def table(numbers: dict, accuracy: float) -> str:
             cells = [f"{100 * x:.2f}" for x in (*values, accuracy)]
             writer.writerow([score, name, *cells])
     return file.getvalue()
+
+
+def _short(names):
+    """{name: its last part without .npz, or all of it where others have the same}."""
+    last = {name: pathlib.PurePath(name).name.removesuffix(".npz") for name in names}
+    counts = Counter(last.values())
+    return {name: x if x and counts[x] == 1 else name for name, x in last.items()}

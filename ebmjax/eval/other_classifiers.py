@@ -18,10 +18,12 @@ import numpy as np
 from ebmjax import config, metrics, models, parallel, rundir, runs
 from ebmjax.config import Config
 from ebmjax.data import Dataset, Splits
-from ebmjax.eval.result import Result, skipped
+from ebmjax.eval import feature_scores
+from ebmjax.eval.result import skipped
 from ebmjax.eval.tasks import TASKS, ood
 
 NO_MODEL = "it needs the model: there are only logits"
+NO_FEATURES = "the function gives logits only"
 ARRAYS = "'logits' [N, K], 'labels' [N], 'valid_logits', 'valid_labels', 'ood_NAME'"
 
 
@@ -64,7 +66,10 @@ def read(path: str | os.PathLike) -> Logits:
     """
     try:
         with open(rundir.expand(path), "rb") as file:
-            arrays = dict(np.load(file))  # no pickles, which could run any code
+            loaded = np.load(file)  # no pickles, which could run any code
+            if isinstance(loaded, np.ndarray):
+                raise ValueError(f"it is one array, of np.save; expected {ARRAYS}")
+            arrays = dict(loaded)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
     except Exception as error:  # a broken zip file can raise nearly anything
@@ -137,8 +142,16 @@ def of_function(
 ) -> Other:
     """A stand-in of a pure function [B, ...] -> [B, K], evaluated on `splits`."""
     name = getattr(logits_fn, "__name__", type(logits_fn).__name__)
-    about = f"the function {name} on own arrays"
-    return _stand_in(Other, logits_fn, splits, workdir, _config(c), about=about)
+    missing = dict.fromkeys(feature_scores.LABELS.values(), NO_FEATURES)
+    return _stand_in(
+        Other,
+        logits_fn,
+        splits,
+        workdir,
+        _config(c),
+        about=f"the function {name} on own arrays",
+        tasks={"ood": TASKS["ood"]._replace(compute=_ood_without(missing))},
+    )
 
 
 def describe(run: Other) -> dict[str, Any]:
@@ -162,6 +175,7 @@ def describe(run: Other) -> dict[str, Any]:
 def _config(c):
     c = config.default() if c is None else c.copy_and_resolve_references()
     c.eval.ema = False
+    c.eval.ood.num_fit = 0  # there are no features
     config.check(c)
     return c
 
@@ -200,21 +214,27 @@ def _stand_in(kind, logits_fn, splits, workdir, c, **fields):
 
 def _tasks(outside):
     """The tasks that differ from those of a run."""
-    scores = {k: x for k, x in ood.SCORES.items() if k != "approximate_mass"}
+    of_inputs = ("approximate_mass", "odin")  # by gradients that logits do not have
+    scores = {k: x for k, x in ood.SCORES.items() if k not in of_inputs}
+    lost = [ood.SCORES[k].label for k in of_inputs]
+    lost += ["refinement", *feature_scores.LABELS.values()]
+    skip = functools.partial(_skip, NO_MODEL)
+    compute = _ood_without(dict.fromkeys(lost, NO_MODEL), scores)
+    if not outside:
+        compute = functools.partial(_skip, "there are no logits of OOD sets: ood_NAME")
+    of_model = ("attacks", "energies", "counterfactuals", "samples", "shift")
+    changed = {"ood": compute} | dict.fromkeys(of_model, skip)
+    return {k: TASKS[k]._replace(compute=fn) for k, fn in changed.items()}
+
+
+def _ood_without(missing, scores=ood.SCORES):
+    """The OOD task by `scores`, which says what is `missing`: {label: why}."""
 
     def compute(run, progress):
         result = ood.compute(run, progress, scores)
-        lost = ["approximate mass", "refinement"]
-        return Result(
-            result.numbers | {"missing": dict.fromkeys(lost, NO_MODEL)}, *result[1:]
-        )
+        return result._replace(numbers=result.numbers | {"missing": missing})
 
-    skip = functools.partial(_skip, NO_MODEL)
-    if not outside:
-        compute = functools.partial(_skip, "there are no logits of OOD sets: ood_NAME")
-    of_model = ("attacks", "energies", "counterfactuals", "samples")
-    changed = {"ood": compute} | dict.fromkeys(of_model, skip)
-    return {k: TASKS[k]._replace(compute=fn) for k, fn in changed.items()}
+    return compute
 
 
 def _skip(reason, run, progress):
@@ -246,10 +266,12 @@ def _logits(logits, where, num_classes=None):
         )
     if logits.dtype.kind not in "fiu":
         raise ValueError(f"{where} are {logits.dtype}; expected floats")
-    if bad := int(np.sum(~np.isfinite(logits).all(axis=-1))):
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(logits.astype(np.float32)).all(axis=-1)
+    if bad := int(np.sum(~finite)):
         raise ValueError(
-            f"{where}: {bad} of {len(logits)} rows are not finite; leave out such"
-            " examples, or correct the model"
+            f"{where}: {bad} of {len(logits)} rows are not finite in float32; leave out"
+            " such examples, or correct the model"
         )
     return logits.astype(np.float64 if logits.dtype == np.float64 else np.float32)
 

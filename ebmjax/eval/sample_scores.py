@@ -10,6 +10,8 @@ from ebmjax.eval.result import to_uint8
 
 INCEPTION = "inception:"  # before the file of its weights, in eval.samples.extractor
 
+KID_SUBSET_SIZE, INCEPTION_SPLITS = 1_000, 10  # at most
+
 Extractor = Callable[..., tuple[np.ndarray, np.ndarray]]  # images, progress
 
 
@@ -97,6 +99,8 @@ def scores(
         "num_samples": num,
         "num_reference": len(train),
         "reference": "training images",
+        "kid_subset_size": min(num, len(train), KID_SUBSET_SIZE),
+        "inception_splits": min(num, INCEPTION_SPLITS),
         "sets": rows,
     }
     if c.extractor.startswith(INCEPTION):
@@ -106,9 +110,10 @@ def scores(
 
 def _scores_of(features, logits, reference):
     num = len(features)
-    kid = frechet.kid(features, reference, subset_size=min(1_000, num))
+    kid = frechet.kid(features, reference, subset_size=min(KID_SUBSET_SIZE, num))
     probs = calibration.softmax(logits)
-    score = frechet.inception_score(probs, num_splits=min(10, num))
+    splits = min(INCEPTION_SPLITS, num)
+    score = frechet.inception_score(probs, num_splits=splits)
     return {
         "frechet_distance": frechet.frechet_distance(features, reference),
         "kid": kid._asdict(),

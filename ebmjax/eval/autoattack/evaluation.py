@@ -30,6 +30,11 @@ SETTINGS = {
 PREFIX = "autoattack_state_"
 
 
+def settings(num_classes: int) -> dict:
+    """Those that stand beside the numbers: few classes are fewer targets."""
+    return SETTINGS | {"num_targets": min(driver.NUM_TARGETS, num_classes - 1)}
+
+
 def autoattack(target: robustness.Target, norm: str) -> list[dict]:
     """The accuracy at each eps: rows as in `robustness`, with more about each."""
     c = target.run.config.eval.attacks
@@ -69,9 +74,7 @@ def _row(target, norm, eps, text):
     row = {"eps": eps, "eps_text": text, "accuracy": list(accuracies.values())[-1]}
     seconds = round(before + time.monotonic() - started, 1)
     row |= {"accuracies": accuracies, "seconds": seconds, "warnings": reasons}
-    if c.judge:
-        row["judge"] = _judged(target, norm, row)
-    return row
+    return _with_judge(target, norm, row) if c.judge else row
 
 
 def _on_batch(run, fn, *arrays):
@@ -81,6 +84,17 @@ def _on_batch(run, fn, *arrays):
 @functools.cache
 def _of_model(fn):
     return lambda model, key, *arrays: fn(model.logits, *arrays)
+
+
+def _with_judge(target, norm, row):
+    """The row with "judge", or with the reason why there is none as a warning: what
+    took hours is not lost where the official code fails, as for small images."""
+    try:
+        return row | {"judge": _judged(target, norm, row)}
+    except Exception as error:
+        reason = f"pyautoattack failed: {type(error).__name__}: {error}"
+        logging.warning("AutoAttack %s %s: %s", norm, row["eps_text"], reason)
+        return row | {"warnings": [*row["warnings"], reason]}
 
 
 def _judged(target, norm, row):

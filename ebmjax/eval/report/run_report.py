@@ -44,11 +44,21 @@ def measures(results: dict, tasks: Mapping[str, Task] = TASKS) -> list[Measure]:
     rows = {}
     for name, task in in_order(results, tasks):
         numbers = numbers_of(results, name)
-        for row in task.measures(numbers) if numbers else ():
+        found = _shown(name, "measures", task.measures, numbers) if numbers else ()
+        for row in found or ():
             if task.measures is plain_measures:
                 row = row._replace(name=f"{title_of(name, task)}: {row.name}")
             rows[row.name] = row
     return list(rows.values())
+
+
+def _shown(name, what, fn, numbers):
+    """`fn(numbers)`; None if it fails, as of another version: the others are shown."""
+    try:
+        return fn(numbers)
+    except Exception:
+        logging.exception("the %s of task %s failed", what, name)
+        return None
 
 
 def summaries(results: dict, tasks: Mapping[str, Task] = TASKS) -> list[Summary]:
@@ -57,7 +67,9 @@ def summaries(results: dict, tasks: Mapping[str, Task] = TASKS) -> list[Summary]
     for name, task in in_order(results, tasks):
         title, numbers = title_of(name, task), numbers_of(results, name)
         if numbers:
-            rows.append(Summary(title, *task.verdict(numbers)))
+            verdict = _shown(name, "verdict", task.verdict, numbers)
+            verdict = verdict or ("–", "the verdict failed: see the log")
+            rows.append(Summary(title, *verdict))
         elif reason := results[name].get("skipped"):
             rows.append(Summary(title, "skipped", reason))
         else:
@@ -170,6 +182,7 @@ def about(run: dict[str, Any]) -> str:
 def _notes(results):
     """What a reader must know: failures, and numbers of other parameters."""
     run, notes = results["run"], []
+    this = about(run)
     for name in (name for name in results if name != "run"):
         numbers = numbers_of(results, name)
         if not numbers:
@@ -182,6 +195,8 @@ def _notes(results):
         elif numbers["settings"].get("ema", run["ema"]) != run["ema"]:
             which = "averaged" if numbers["settings"]["ema"] else "last"
             notes.append(f"{name} is of the {which} parameters: evaluate it again.")
+        elif (other := numbers["settings"].get("classifier", this)) != this:
+            notes.append(f"{name} is of {other}: evaluate it again.")
     for name, reason in failures(results).items():
         if name not in results or "last_error" in results[name]:
             notes.append(f"{name} failed: {reason}{_kept(results.get(name, {}))}")

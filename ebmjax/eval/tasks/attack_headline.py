@@ -74,8 +74,9 @@ def autoattack_table(numbers: dict, norm: str) -> page.Table:
         line = [f"{share:.1%}" for share in row["accuracies"].values()]
         line = [row["eps_text"], *line, format_number(row["seconds"], ".0f")]
         if judged:
-            judge = row["judge"]
-            line += [f"{judge['accuracy']:.1%}", format_number(judge["seconds"], ".0f")]
+            judge = row.get("judge", {"accuracy": None, "seconds": None})
+            formats = {"accuracy": ".1%", "seconds": ".0f"}
+            line += [format_number(judge[k], spec) for k, spec in formats.items()]
         lines.append(page.Row(line))
     settings = numbers["autoattack"]
     warnings = [f"At {r['eps_text']} {why}." for r in rows for why in r["warnings"]]

@@ -106,7 +106,7 @@ def _autoattack(target, norms):
     for norm in asked:
         norms[norm]["autoattack"] = evaluation.autoattack(target, norm)
     evaluation.forget(target.run)
-    return {"autoattack": evaluation.SETTINGS}
+    return {"autoattack": evaluation.settings(target.run.num_classes)}
 
 
 def _attack_picture(x, worst):

@@ -23,7 +23,8 @@ def compute(run: runs.Run, progress: Progress) -> Result:
     progress("validation examples, for the temperature")
     try:
         if not len(splits.valid.label):
-            raise ValueError("there are no validation images (config.data.num_valid)")
+            source = "config.data.num_valid" if run.has_model else "valid_logits"
+            raise ValueError(f"there are no validation examples ({source})")
         temperature = calibration.fit_temperature(
             run.logits(splits.valid.image), splits.valid.label
         )

@@ -22,6 +22,7 @@ from ebmjax.eval.result import (
 )
 from ebmjax.eval.task import Column, Measure, Task, Verdict, format_number
 
+FILE = "corruptions.png"
 METRICS = ("accuracy", "confidence", "ece", "nll")
 SHOWN = ("accuracy", "ece")
 
@@ -56,9 +57,10 @@ def compute(
         try:
             make = functools.partial(_corrupted, run, name, image, label, more)
             corrupted = processes.on_every_process(make)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # damaged files and own functions raise many types
             logging.warning("corruption %s: %s", name, error)
-            by_name[name] = {"error": str(error)}
+            logging.debug("traceback of corruption %s", name, exc_info=True)
+            by_name[name] = {"error": _reason(error)}
             continue
         examples += [image[0], *(x[0] for x in corrupted)]
         by_name[name] = {
@@ -75,8 +77,14 @@ def compute(
     }
     files = {}
     if examples:
-        files["shift.png"] = picture(np.stack(examples), 6)
+        files[FILE] = picture(np.stack(examples), 6)
     return Result(numbers, files)
+
+
+def _reason(error):
+    if isinstance(error, OSError | ValueError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _corrupted(run, name, image, label, more):
@@ -172,11 +180,11 @@ def section(numbers: dict, folder: epath.Path) -> page.Section:
     curves = {name: _curve(numbers, metric) for metric, name in names.items()}
     figure = charts.curves(curves, "severity", "mean over corruptions")
     panels = [page.figure_panel(figure, "shift", "Under corruption.")]
-    if "shift.png" in numbers["files"]:
+    if FILE in numbers["files"]:
         order = ", ".join(n.replace("_", " ") for n in _completed(numbers))
         panels.append(
             page.picture_panel(
-                folder / "shift.png",
+                folder / FILE,
                 "The corruptions.",
                 f"Rows: {order}; columns: clean, then severities 1 to 5.",
             )
