@@ -215,10 +215,10 @@ def _after(state, index, found, number, attack):
 
 
 def padded_size(num: int, batch_size: int) -> int:
-    """The size of the batches for `num` images: of the four quarters of `batch_size`
-    the least with which they need no more batches. So few programs are compiled, and
-    no batch is much larger than its images."""
-    sizes = [_over_devices(-(-batch_size * k // 4)) for k in (1, 2, 3, 4)]
+    """The size of the batches for `num` images: of the eighths of `batch_size` the
+    least with which they need no more batches. So few programs are compiled, and no
+    batch is much larger than its images."""
+    sizes = [_over_devices(-(-batch_size * k // 8)) for k in range(1, 9)]
     num_batches = -(-num // sizes[-1])
     return next(size for size in sizes if size * num_batches >= num)
 
