@@ -2,8 +2,8 @@
 
     python -m ebmjax.main --config=configs/ng_ebm_fashion_mnist.py
 
-No paper has it: 12 epochs of a data set of small grey images. At the paper's weights of 1
-the model is under-confident (experiments/results/fashion_mnist.md); at a hundredth of
+No paper has it: 12 epochs of a data set of small grey images. At the paper's weights of
+1 the model is under-confident (experiments/results/fashion_mnist.md); at a hundredth of
 them it is as accurate and calibrated as the classifier and still detects OOD better.
 """
 
