@@ -50,7 +50,7 @@ def test_without_validation_images_no_temperature_is_fitted(tmp_path):
     c = small_config()
     c.data.num_valid = 0
     numbers = calibration_task.compute(make_run(tmp_path, c), PROGRESS).numbers
-    assert "no validation images" in numbers["temperature"]["skipped"]
+    assert "no validation examples" in numbers["temperature"]["skipped"]
     assert numbers["as_trained"]["ece"] > 0
 
 
