@@ -1,4 +1,4 @@
-"""AutoAttack in JAX against the official package: accuracies and wall times.
+"""AutoAttack in JAX against the official package: accuracies and CPU times.
 
     python -m experiments.autoattack RUN [RUN ...]
 

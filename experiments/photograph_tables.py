@@ -197,19 +197,25 @@ def draw(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def draw_ood(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """log p(x) of the test set and of each OOD set, of seed 0 of some methods."""
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5.5), layout="constrained")
-    for ax, method in zip(axes.flat, PICTURED, strict=True):
-        text = (folder / f"{method}-0" / HISTOGRAMS).read_text()
-        edges, counts = json.loads(text).values()
+    """log p(x) of the test set and of each OOD set, of seed 0 of the methods `PICTURED`
+    that have results."""
+    files = {method: folder / f"{method}-0" / HISTOGRAMS for method in PICTURED}
+    files = {method: file for method, file in files.items() if file.exists()}
+    if not files:
+        return
+    rows = -(-len(files) // 2)
+    figure, axes = plt.subplots(
+        rows, 2, figsize=(9, 2.5 * rows + 0.5), layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[len(files) :]:
+        ax.set_axis_off()
+    for ax, (method, file) in zip(axes.flat, files.items(), strict=False):
+        edges, counts = json.loads(file.read_text()).values()
         for name, heights in counts.items():
-            test = (
-                {"fill": True, "alpha": 0.35, "color": "black"}
-                if name == "test"
-                else {}
-            )
+            test = {"fill": True, "alpha": 0.35, "color": "black"}
             shares = [100 * height / sum(heights) for height in heights]
-            ax.stairs(shares, edges, label=_stem(name), linewidth=1.5, **test)
+            style = test if name == "test" else {}
+            ax.stairs(shares, edges, label=_stem(name), linewidth=1.5, **style)
         ax.set(title=TITLES[method], xlabel="log p(x) + constant", ylabel="images, %")
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=6)

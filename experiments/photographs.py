@@ -164,11 +164,14 @@ def histograms(scores: Mapping[str, np.ndarray]) -> dict:
 
 
 def costs(folder: pathlib.Path) -> dict[str, float]:
-    """{method: operations of the convolutions of a step, over the classifier's}."""
+    """{method: operations of the convolutions of a step, over the classifier's}; none
+    without a run of the classifier."""
     paths = {
         path.parent.name.removesuffix("-0"): path
         for path in sorted(folder.glob(f"*-0/{rundir.CONFIG}"))
     }
+    if "classifier" not in paths:
+        return {}
     flops = {
         method: operations(config.from_json(path.read_text()), folder.name)
         for method, path in paths.items()

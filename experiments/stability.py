@@ -60,7 +60,7 @@ def measured(workdir: pathlib.Path, c, splits) -> dict:
     return {
         "recoveries": len(writers.events(workdir)),
         "ended": ended,
-        "skipped": run.skipped if run else 0,
+        "skipped": run.skipped if run else None,
         "energy": max(
             (abs(line[key]) for line in lines for key in keys if key in line),
             default=None,
@@ -109,6 +109,9 @@ def main():
     parser.add_argument("--only", default=",".join(VARIANTS))
     parser.add_argument("--runs", type=rundir.expand, default="runs/stability")
     args = parser.parse_args()
+    for variant in args.only.split(","):
+        if variant not in VARIANTS:
+            parser.error(f"--only: {variant!r} is none of {', '.join(VARIANTS)}")
     splits, results = ebmjax.data.load(args.data, num_valid=200), {}
     for seed in range(args.seeds):
         for variant in args.only.split(","):

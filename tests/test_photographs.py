@@ -1,11 +1,13 @@
 """`experiments.photographs` and `ablation`: configs, made-up results, costs."""
 
 import argparse
+import json
 import pathlib
 
 import numpy as np
 import pytest
 
+from ebmjax import writers
 from experiments import ablation, photograph_tables, photographs
 from experiments.photographs import METHODS
 
@@ -129,3 +131,31 @@ def test_the_committed_costs_are_those_of_the_documented_methods():
     # five chain steps take ten, and the samples' energies three.
     assert found["ng_ebm"][0]["cost"] == pytest.approx(2, abs=0.1)
     assert found["jem_5"][0]["cost"] == pytest.approx((3 + 10 + 3) / 3, abs=0.1)
+
+
+def test_pictures_and_costs_are_those_of_the_methods_that_were_run(tmp_path):
+    histogram = {"edges": [0, 1, 2], "counts": {"test": [1, 3], "a/mnist.npz": [4, 0]}}
+    path = tmp_path / "ood.png"
+    photograph_tables.draw_ood(tmp_path, path)
+    assert not path.exists() and photographs.costs(tmp_path) == {}
+    for method in ("hdge", "jem_5", "classifier"):
+        (tmp_path / f"{method}-0").mkdir()
+        file = tmp_path / f"{method}-0" / photograph_tables.HISTOGRAMS
+        file.write_text(json.dumps(histogram))
+        photograph_tables.draw_ood(tmp_path, path)
+        assert path.stat().st_size > 1_000
+
+
+def test_a_row_of_the_ablation(tmp_path):
+    results = photographs.RESULTS / "fashion_mnist" / "jem_5-0" / "eval.json"
+    (tmp_path / "eval.json").write_text(results.read_text())
+    speeds = [
+        {"step": n, "split": "train", "images_per_s": 10.0 * n} for n in (1, 2, 3)
+    ]
+    speeds.append({"step": 3, "split": "valid", "accuracy": 0.5})
+    text = "".join(json.dumps(line) + "\n" for line in speeds)
+    (tmp_path / writers.METRICS).write_text(text)
+    row = ablation.row("variant", 5.37, tmp_path)
+    assert row[:4] == ["variant", "5.4", "5154", "83.0%"]
+    assert row[4:] == ["9.4%", "0.690", "0.786", "105.1", "20"]
+    assert len(row) == len(ablation.COLUMNS)
