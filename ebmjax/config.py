@@ -97,11 +97,20 @@ def _check_attacks(c):
                 f"config.eval.attacks.autoattack_eps_{norm} is set, but"
                 f" config.eval.attacks.norms is {tuple(c.norms)}; add {norm!r}"
             )
-    if c.judge and not (c.autoattack_eps_linf or c.autoattack_eps_l2):
+    if c.autoattack_refined and not (c.refine_images and len(c.refine_steps)):
         raise ValueError(
-            f"config.eval.attacks.judge={c.judge!r} has nothing to judge; set"
-            " config.eval.attacks.autoattack_eps_linf or autoattack_eps_l2"
+            "config.eval.attacks.autoattack_refined has no classifier to attack; set"
+            " config.eval.attacks.refine_images and refine_steps"
         )
+    if c.autoattack_eps_linf or c.autoattack_eps_l2:
+        return
+    remedy = "set config.eval.attacks.autoattack_eps_linf or autoattack_eps_l2"
+    if c.judge:
+        raise ValueError(
+            f"config.eval.attacks.judge={c.judge!r} has nothing to judge; {remedy}"
+        )
+    if c.autoattack_refined:
+        raise ValueError(f"config.eval.attacks.autoattack_refined has no eps; {remedy}")
 
 
 def assign(c: Config, key: str, value: Any) -> None:

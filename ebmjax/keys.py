@@ -381,6 +381,11 @@ KEYS = {
     "eval.attacks.autoattack_eps_l2": Key(
         (), "AutoAttack at these, of [0, 1]; () is without", above=0, item=float
     ),
+    "eval.attacks.autoattack_refined": Key(
+        False,
+        "AutoAttack's version 'rand' on the JEM-k too, whose gradients are means of 20"
+        " draws",
+    ),
     "eval.attacks.judge": Key(
         "",
         "the official AutoAttack on the same images; '' is without",

@@ -1,5 +1,7 @@
 """AutoAttack as a part of the attacks task, on a small classifier of the digits."""
 
+import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from eval_runs import make_run, results, small_config
 
-from ebmjax import config
+from ebmjax import config, sgld
 from ebmjax.eval import evaluate as evaluate_module
 from ebmjax.eval import judge, robustness
 from ebmjax.eval.autoattack import driver, evaluation, square
@@ -48,10 +50,42 @@ def test_the_rows_are_beside_those_of_pgd(tmp_path, monkeypatch):
         row["eps_text"]: row["accuracy"] for row in numbers["norms"]["linf"]["sweep"]
     }
     assert rows[0]["accuracy"] <= pgd["8/255"]
-    assert numbers["autoattack"] == evaluation.SETTINGS
+    assert numbers["autoattack"] == evaluation.SETTINGS["standard"]
     assert "accuracy at L∞ 16/255, AutoAttack" in evaluate_module.table(found)
     page = pathlib.Path(run.workdir, "report.html").read_text()
     assert "AutoAttack; under PGD" in page and "APGD-T" in page
+    assert not list(pathlib.Path(run.workdir, "eval").glob("autoattack_state*"))
+
+
+@slow
+def test_rand_on_chains_that_stand_still_is_between_standard_and_pgd(
+    tmp_path, monkeypatch
+):
+    """Then JEM-k is the classifier, which fewer attacks may spare."""
+    eps = dict(autoattack_eps_linf=(8.0,), autoattack_refined=True)
+    run = only_autoattack(tmp_path, monkeypatch, **eps)
+    run.config.eval.attacks.update(refine_steps=(1,), refine_images=20)
+    run.config.eval.attacks.refine_gradients = ("straight_through",)
+    run.config.eval.attacks.update(refine_noise_std=0.0, refine_copies=1)
+    still = functools.partial(sgld.JEM, step_size=0.0, noise_std=0.0)
+    run = dataclasses.replace(run, sampler=still)
+    found = evaluate_module.evaluate(run, tasks=["attacks"])
+    assert not evaluate_module.failures(found)
+    numbers = found["attacks"]
+    refined = numbers["refined"]["1"]["norms"]["linf"]
+    ((row,),) = refined["autoattack"].values()
+    (standard,) = numbers["norms"]["linf"]["autoattack"]
+    (pgd,) = (points[-1] for points in refined["gradients"].values())
+    assert pgd["eps_text"] == row["eps_text"] == "8/255"
+    assert list(row["accuracies"]) == ["clean", "APGD-CE", "APGD-DLR"]
+    assert row["accuracies"]["clean"] == numbers["clean_accuracy"]
+    assert standard["accuracy"] <= row["accuracy"] <= pgd["accuracy"] < 1
+    settings = numbers["autoattack_refined"]
+    assert settings["version"] == "rand" and settings["num_draws"] == 20
+    name = "JEM-1, accuracy at L∞ 8/255, AutoAttack (rand)"
+    assert name in evaluate_module.table(found)
+    page = pathlib.Path(run.workdir, "report.html").read_text()
+    assert "JEM-1, straight through gradient, AutoAttack (rand)" in page
     assert not list(pathlib.Path(run.workdir, "eval").glob("autoattack_state*"))
 
 
@@ -97,7 +131,7 @@ def shown(**more):
     row = {"eps": 8 / 255, "eps_text": "8/255", "accuracy": 0.125}
     row |= {"accuracies": {"clean": 0.8, "Square": 0.125}, "seconds": 3.0}
     numbers["norms"]["linf"]["autoattack"] = [row | {"warnings": []} | more]
-    return numbers | {"autoattack": evaluation.SETTINGS}
+    return numbers | {"autoattack": evaluation.SETTINGS["standard"]}
 
 
 def test_the_headline_is_that_of_autoattack_where_it_ran():
@@ -137,8 +171,9 @@ def test_an_eps_of_its_own_has_a_column():
 @pytest.mark.parametrize("num_classes, num_targets", [(5, 4), (10, 9), (100, 9)])
 def test_the_targets_are_those_that_there_are(num_classes, num_targets):
     settings = evaluation.settings(num_classes)
-    assert settings == evaluation.SETTINGS | {"num_targets": num_targets}
-    steps = driver.steps(evaluation.VERSION, num_classes)
+    standard = evaluation.SETTINGS["standard"]
+    assert settings == standard | {"num_targets": num_targets}
+    steps = driver.steps("standard", num_classes)
     assert sum(step.attack == "APGD-T" for step in steps) == num_targets
 
 
@@ -150,6 +185,13 @@ def test_settings_that_cannot_work_are_refused():
     c = config.default()
     c.eval.attacks.judge = "pyautoattack"
     with pytest.raises(ValueError, match="has nothing to judge"):
+        config.check(c)
+    c = config.default()
+    c.eval.attacks.autoattack_refined = True
+    with pytest.raises(ValueError, match="autoattack_refined has no eps; set"):
+        config.check(c)
+    c.eval.attacks.update(autoattack_eps_l2=(0.5,), refine_images=0)
+    with pytest.raises(ValueError, match="has no classifier to attack; set"):
         config.check(c)
 
 

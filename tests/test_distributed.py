@@ -104,6 +104,23 @@ def test_two_processes_compute_features_once_and_attack_together(alone, tmp_path
     assert_close(first, second)
 
 
+def test_two_processes_run_autoattack_as_one(alone, tmp_path):
+    run = trained(alone, tmp_path)
+    settings = {"num_images": 24, "num_steps": 2, "norms": ("linf",)}
+    settings |= {"eps_linf": (4.0,), "autoattack_eps_linf": (24.0,)}
+    settings |= {"refine_images": 0, "distance_rounds": 0, "distal_steps": 0}
+    flags = [f"--eval.attacks.{key}={value}" for key, value in settings.items()]
+    programs.run(run, "--tasks=attacks", *flags, evaluation=True, processes=2)
+    loaded = runs.load(str(run))
+    loaded.config.eval.attacks.update(settings)
+    found = programs.results(run), evaluation.evaluate(loaded, tasks=["attacks"])
+    rows = [x["attacks"]["norms"]["linf"]["autoattack"][0] for x in found]
+    for row in rows:
+        del row["seconds"]
+    assert rows[0] == rows[1]
+    assert rows[0]["accuracy"] < rows[0]["accuracies"]["clean"]
+
+
 def test_processes_with_different_settings_do_not_evaluate(alone, tmp_path):
     run = trained(alone, tmp_path)
     flags = {1: ["--eval.ood.sets=gaussian"]}

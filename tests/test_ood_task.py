@@ -162,7 +162,8 @@ def test_sets_that_a_run_saw_as_outliers_are_marked(run, tmp_path):
     seen, other = map(str, paths)
     run.config.eval.ood.sets = (seen, other, "uniform")
     run.config.data.outliers = f"{seen}@train"
-    assert ood_sets.seen_in_training(run, [seen, other]) == []  # no term used them
+    sets = {seen: images, other: images}
+    assert ood_sets.seen_in_training(run, sets) == []  # no term used them
     run.config.objective.outliers = 0.1
     results = evaluation.evaluate(run, tasks=["ood"])
     numbers = results["ood"]
@@ -176,10 +177,22 @@ def test_sets_that_a_run_saw_as_outliers_are_marked(run, tmp_path):
     # Of another split, or by another name of the same file.
     name = f"{tmp_path}/../{tmp_path.name}/seen.npz"
     run.config.data.outliers = "svhn_cropped@train[:100]"
-    seen_now = ood_sets.seen_in_training(run, ["svhn_cropped", "cifar10", seen])
-    assert seen_now == ["svhn_cropped"]
+    sets = dict.fromkeys(("svhn_cropped", "cifar10", seen), images)
+    assert ood_sets.seen_in_training(run, sets) == ["svhn_cropped"]
     run.config.data.outliers = name
-    assert ood_sets.seen_in_training(run, [f"{seen}@test"]) == [f"{seen}@test"]
+    sets = {f"{seen}@test": images}
+    assert ood_sets.seen_in_training(run, sets) == [f"{seen}@test"]
+
+
+def test_outliers_that_were_given_as_arrays_are_known_by_their_images(run):
+    rng = np.random.default_rng(1)
+    seen, new = rng.integers(0, 256, (2, 30, 8, 8, 1), np.uint8)
+    outliers = data.Dataset(seen, np.zeros(30, int))
+    run = dataclasses.replace(run, data=run.splits()._replace(outliers=outliers))
+    run.config.objective.outliers = 0.1
+    half = np.concatenate([seen[:5], new[:5]])
+    sets = {"mine": half, "new": new, "one alike": np.concatenate([new, seen[:1]])}
+    assert ood_sets.seen_in_training(run, sets) == ["mine"]
 
 
 class VectorRun(runs.Run):

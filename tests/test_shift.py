@@ -9,7 +9,7 @@ from eval_runs import make_run, small_config
 from PIL import Image
 from scipy import stats
 
-from ebmjax import keys
+from ebmjax import keys, runs
 from ebmjax.eval import corruptions
 from ebmjax.eval import evaluate as evaluation
 from ebmjax.eval.corruptions import CORRUPTIONS, Corruption, corrupt
@@ -137,6 +137,25 @@ def test_the_task_measures_each_severity(tmp_path):
     np.testing.assert_allclose(numbers["mean"]["all"]["nll"], np.mean(over))
     (error, *_) = shift.measures(numbers)
     np.testing.assert_allclose(error.value, 1 - numbers["mean"]["all"]["accuracy"])
+
+
+def test_logits_that_are_not_finite_fail_their_corruption_alone(tmp_path, monkeypatch):
+    c = config_of(corruptions=("brightness", "contrast"))
+    run, original = make_run(tmp_path, c), runs.Run.logits
+    bad = corrupt("contrast", 5, run.splits().test.image[:50])
+
+    def logits(self, x):
+        return original(self, x) * (np.nan if np.array_equal(x, bad) else 1)
+
+    monkeypatch.setattr(runs.Run, "logits", logits)
+    results = evaluation.evaluate(run, tasks=["shift"])
+    rows = results["shift"]["corruptions"]
+    assert list(rows) == ["brightness", "contrast"] and "5" in rows["brightness"]
+    error = "the logits of 50 of 50 examples are not finite"
+    assert error in rows["contrast"]["error"]
+    assert "shift: contrast" in evaluation.failures(results)
+    mean = {k: v for k, v in results["shift"]["mean"].items() if k != "all"}
+    assert mean == rows["brightness"]
 
 
 def write_published(folder, images, labels, names=("fog",)):

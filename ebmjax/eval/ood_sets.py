@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -36,13 +36,22 @@ def read_all(
     return images, others
 
 
-def seen_in_training(run: runs.Run, names: Sequence[str]) -> list[str]:
-    """Those of the sets, in any split, whose examples the run saw as outliers."""
+def seen_in_training(run: runs.Run, images: Mapping[str, np.ndarray]) -> list[str]:
+    """Those of the sets whose examples the run saw as outliers: by their name, in any
+    split, or, where the outliers were given as arrays, by one in ten images."""
     c = run.config
     if not c.objective.get("outliers"):
         return []
-    seen = _data_set(c.data.outliers)
-    return [name for name in names if _data_set(name) == seen]
+    given = run.data and run.data.outliers
+    if not given:
+        seen = _data_set(c.data.outliers)
+        return [name for name in images if _data_set(name) == seen]
+    outliers = {x.tobytes() for x in given.image}
+    return [
+        name
+        for name, x in images.items()
+        if np.mean([one.tobytes() in outliers for one in x]) > 0.1
+    ]
 
 
 def _data_set(name):

@@ -190,18 +190,9 @@ def refined(target: Target, num_steps: int) -> dict:
     c = target.run.config.eval.attacks
     norms = {}
     for norm in c.norms:
-        # The official script has this noise under L-infinity attacks only.
-        noise_std = c.refine_noise_std if norm == "linf" else 0.0
         curves = {}
         for gradient in c.refine_gradients:
-            classifier = functools.partial(
-                refinement.refined_classifier,
-                num_steps=num_steps,
-                num_copies=c.refine_copies,
-                input_noise_std=noise_std,
-                sampler=target.run.sampler,
-                gradient=gradient,
-            )
+            classifier = refined_classifier(target.run, norm, num_steps, gradient)
             curves[gradient], _ = accuracies(
                 target,
                 functools.partial(_attack_refined, c, classifier, norm),
@@ -209,9 +200,27 @@ def refined(target: Target, num_steps: int) -> dict:
                 purpose=f"refined {norm} {num_steps}",
                 text=f"JEM-{num_steps}, {norm}, {gradient} gradient",
             )
-        norms[norm] = {"noise_std": noise_std, "gradients": curves}
+        norms[norm] = {"noise_std": _noise_std(c, norm), "gradients": curves}
     num = len(target.labels)
     return {"num_images": num, "num_copies": c.refine_copies, "norms": norms}
+
+
+def refined_classifier(run: runs.Run, norm: str, num_steps: int, gradient: str):
+    """`refinement.refined_classifier` of a logits_fn, by the run's config."""
+    c = run.config.eval.attacks
+    return functools.partial(
+        refinement.refined_classifier,
+        num_steps=num_steps,
+        num_copies=c.refine_copies,
+        input_noise_std=_noise_std(c, norm),
+        sampler=run.sampler,
+        gradient=gradient,
+    )
+
+
+def _noise_std(c, norm):
+    """The official script has this noise under L-infinity attacks only."""
+    return c.refine_noise_std if norm == "linf" else 0.0
 
 
 def _attack_refined(c, classifier, norm, model, key, x, labels, eps):

@@ -18,6 +18,8 @@ from ebmjax.eval.autoattack import apgd, fab, square
 from ebmjax.eval.autoattack.common import Found, fold
 from ebmjax.eval.margins import check, is_correct
 
+NUM_DRAWS = 20  # over which "rand" averages gradients
+
 # {name: attack}, in the order of each version
 VERSIONS = {
     "standard": {
@@ -27,8 +29,10 @@ VERSIONS = {
         "Square": square.attack,
     },
     "rand": {
-        "APGD-CE": functools.partial(apgd.attack, loss="cross_entropy", num_draws=20),
-        "APGD-DLR": functools.partial(apgd.attack, loss="dlr", num_draws=20),
+        "APGD-CE": functools.partial(
+            apgd.attack, loss="cross_entropy", num_draws=NUM_DRAWS
+        ),
+        "APGD-DLR": functools.partial(apgd.attack, loss="dlr", num_draws=NUM_DRAWS),
     },
 }
 TARGETED = ("APGD-T", "FAB-T")

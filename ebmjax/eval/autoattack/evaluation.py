@@ -10,6 +10,8 @@ import json
 import logging
 import time
 import zlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,38 +21,74 @@ from ebmjax.eval import judge, robustness
 from ebmjax.eval.autoattack import apgd, driver, square
 from ebmjax.eval.result import FOLDER, key, npz
 
-VERSION = "standard"
 SETTINGS = {
-    "version": VERSION,
-    "attacks": list(driver.VERSIONS[VERSION]),
-    "num_steps": apgd.NUM_STEPS,
-    "num_targets": driver.NUM_TARGETS,
-    "num_queries": square.NUM_QUERIES,
+    version: {
+        "version": version,
+        "attacks": list(driver.VERSIONS[version]),
+        "num_steps": apgd.NUM_STEPS,
+        **more,
+    }
+    for version, more in {
+        "standard": {
+            "num_targets": driver.NUM_TARGETS,
+            "num_queries": square.NUM_QUERIES,
+        },
+        "rand": {"num_draws": driver.NUM_DRAWS},
+    }.items()
 }
 PREFIX = "autoattack_state_"
 
 
-def settings(num_classes: int) -> dict:
+class Classifier(NamedTuple):
+    """What of a run is attacked: its logits, or a random function of them."""
+
+    name: str = ""
+    version: str = "standard"
+    # logits_fn -> logits_fn; one of (key, x) for the version "rand"
+    transform: Callable = lambda logits_fn: logits_fn
+    depends_on: tuple = ()  # the settings of the function
+
+
+PLAIN = Classifier()
+
+
+def refined(run, norm: str, num_steps: int, gradient: str) -> Classifier:
+    """JEM-k, as PGD attacks it."""
+    c = run.config.eval.attacks
+    return Classifier(
+        name=f"JEM-{num_steps} {gradient}",
+        version="rand",
+        transform=robustness.refined_classifier(run, norm, num_steps, gradient),
+        depends_on=(c.refine_copies, c.refine_noise_std),
+    )
+
+
+def settings(num_classes: int, version: str = "standard") -> dict:
     """Those that stand beside the numbers: few classes are fewer targets."""
-    return SETTINGS | {"num_targets": min(driver.NUM_TARGETS, num_classes - 1)}
+    found = dict(SETTINGS[version])
+    if "num_targets" in found:
+        found["num_targets"] = min(driver.NUM_TARGETS, num_classes - 1)
+    return found
 
 
-def autoattack(target: robustness.Target, norm: str) -> list[dict]:
+def autoattack(
+    target: robustness.Target, norm: str, classifier: Classifier = PLAIN
+) -> list[dict]:
     """The accuracy at each eps: rows as in `robustness`, with more about each."""
     c = target.run.config.eval.attacks
     eps_list = robustness.with_texts(c[f"autoattack_eps_{norm}"], norm)
-    return [_row(target, norm, eps, text) for eps, text in eps_list]
+    return [_row(target, classifier, norm, eps, text) for eps, text in eps_list]
 
 
-def _row(target, norm, eps, text):
-    run, c = target.run, target.run.config.eval.attacks
-    title, started = f"AutoAttack {norm} {text}", time.monotonic()
-    random_key = key(run, title)
-    on_batch = functools.partial(_on_batch, run)
+def _row(target, classifier, norm, eps, text):
+    run, c, version = target.run, target.run.config.eval.attacks, classifier.version
+    title = " ".join(filter(None, ("AutoAttack", classifier.name, norm, text)))
+    random_key, started = key(run, title), time.monotonic()
+    on_batch = functools.partial(_on_batch, run, classifier.transform)
     logits, reasons = driver.clean_logits(
-        random_key, on_batch, target.x, c.batch_size, version=VERSION
+        random_key, on_batch, target.x, c.batch_size, version=version
     )
-    store = _Store(target, norm, text, logits)
+    store = _Store(target, classifier, norm, text, logits)
     state, before = store.read(driver.initial_state(logits, target.labels))
     for after, _, _ in driver.run(
         random_key,
@@ -60,13 +98,14 @@ def _row(target, norm, eps, text):
         target.labels,
         norm=norm,
         eps=2 * eps,
+        version=version,
         logits=logits,
         batch_size=c.batch_size,
         progress=lambda attack: target.progress(f"{title}: {attack}"),
     ):
         state = after
         store.write(state, before + time.monotonic() - started)
-    steps = driver.steps(VERSION, logits.shape[-1])
+    steps = driver.steps(version, logits.shape[-1])
     reasons += driver.doubts(state, steps)
     for reason in reasons:
         logging.warning("%s: %s", title, reason)
@@ -74,16 +113,17 @@ def _row(target, norm, eps, text):
     row = {"eps": eps, "eps_text": text, "accuracy": list(accuracies.values())[-1]}
     seconds = round(before + time.monotonic() - started, 1)
     row |= {"accuracies": accuracies, "seconds": seconds, "warnings": reasons}
-    return _with_judge(target, norm, row) if c.judge else row
+    judged = c.judge and classifier == PLAIN
+    return _with_judge(target, norm, row) if judged else row
 
 
-def _on_batch(run, fn, *arrays):
-    return run.map(_of_model(fn), *arrays, batch_size=len(arrays[0]))
+def _on_batch(run, transform, fn, *arrays):
+    return run.map(_of_model(transform, fn), *arrays, batch_size=len(arrays[0]))
 
 
-@functools.cache
-def _of_model(fn):
-    return lambda model, key, *arrays: fn(model.logits, *arrays)
+@functools.lru_cache(maxsize=64)
+def _of_model(transform, fn):
+    return lambda model, key, *arrays: fn(transform(model.logits), *arrays)
 
 
 def _with_judge(target, norm, row):
@@ -117,12 +157,13 @@ def _judged(target, norm, row):
 
 
 class _Store:
-    """The file of one norm and eps."""
+    """The file of one classifier, norm and eps."""
 
-    def __init__(self, target, norm, text, logits):
-        name = f"{PREFIX}{norm}_{text.replace('/', '_')}.npz"
-        self._path = rundir.folder(target.run.workdir) / FOLDER / name
-        settings = _depends_on(target, norm, text, logits)
+    def __init__(self, target, classifier, norm, text, logits):
+        name = "_".join(filter(None, (classifier.name, norm, text)))
+        name = "".join(x if x.isalnum() or x in ".-" else "_" for x in name)
+        self._path = rundir.folder(target.run.workdir) / FOLDER / f"{PREFIX}{name}.npz"
+        settings = _depends_on(target, classifier, norm, text, logits)
         self._settings = json.dumps(settings, sort_keys=True)
 
     def read(self, initial: driver.State) -> tuple[driver.State, float]:
@@ -160,9 +201,10 @@ class _Store:
             logging.warning("%s cannot be written: %s", self._path, error)
 
 
-def _depends_on(target, norm, text, logits):
+def _depends_on(target, classifier, norm, text, logits):
     run = target.run
-    return SETTINGS | {
+    return SETTINGS[classifier.version] | {
+        "classifier": [classifier.name, *classifier.depends_on],
         "norm": norm,
         "eps": text,
         "step": run.step,

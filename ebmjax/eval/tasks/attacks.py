@@ -90,7 +90,33 @@ def compute(
         files["distal.png"] = picture(x, min(len(x), COLUMNS))
         files["distal.npz"] = npz({"x": x})
     numbers |= _autoattack(target, numbers["norms"])
+    if c.autoattack_refined:
+        numbers |= _autoattack_refined(first, numbers.get("refined", {}))
+    evaluation.forget(run)
     return Result(numbers, files)
+
+
+def _autoattack_refined(target, refined):
+    """AutoAttack for random classifiers on each JEM-k, whose rows it adds to `refined`.
+    -> {"autoattack_refined": settings}."""
+    num_classes = target.run.num_classes
+    try:
+        driver.check_classes(num_classes, "rand")
+    except ValueError as error:
+        return {"autoattack_refined": skipped(str(error)).numbers}
+    for num_steps, of_k in refined.items():
+        for norm, of_norm in of_k["norms"].items():
+            if not target.run.config.eval.attacks[f"autoattack_eps_{norm}"]:
+                continue
+            of_norm["autoattack"] = {
+                gradient: evaluation.autoattack(
+                    target,
+                    norm,
+                    evaluation.refined(target.run, norm, int(num_steps), gradient),
+                )
+                for gradient in of_norm["gradients"]
+            }
+    return {"autoattack_refined": evaluation.settings(num_classes, "rand")}
 
 
 def _autoattack(target, norms):
@@ -105,7 +131,6 @@ def _autoattack(target, norms):
         return {"autoattack": skipped(str(error)).numbers}
     for norm in asked:
         norms[norm]["autoattack"] = evaluation.autoattack(target, norm)
-    evaluation.forget(target.run)
     return {"autoattack": evaluation.settings(target.run.num_classes)}
 
 
@@ -132,8 +157,12 @@ def curves(numbers: dict, norm: str) -> dict[str, list[dict]]:
         rows["foolbox"] = [row | {"accuracy": accuracy} for row, accuracy in pairs]
     rows = {name: [clean, *of_attack] for name, of_attack in rows.items()}
     for k, refined in numbers.get("refined", {}).items():
-        for gradient, points in refined["norms"][norm]["gradients"].items():
-            rows[f"JEM-{k}, {gradient.replace('_', ' ')} gradient"] = points
+        by_gradient = refined["norms"][norm]["gradients"]
+        names = {g: f"JEM-{k}, {g.replace('_', ' ')} gradient" for g in by_gradient}
+        rows |= {names[g]: points for g, points in by_gradient.items()}
+        for gradient, points in refined["norms"][norm].get("autoattack", {}).items():
+            start = by_gradient[gradient][0]  # eps 0
+            rows[f"{names[gradient]}, AutoAttack (rand)"] = [start, *points]
     return rows
 
 
@@ -165,6 +194,12 @@ def measures(numbers: dict) -> list[Measure]:
             accuracy = min(_at(rows, eps) for rows in of_norm["gradients"].values())
             name = f"JEM-{k}, accuracy at {NORMS[norm]} {eps}"
             rows.append(Measure(name, accuracy, "%", "higher"))
+            by_gradient = of_norm.get("autoattack", {}).values()
+            for points in zip(*by_gradient, strict=True):
+                name = f"JEM-{k}, accuracy at {NORMS[norm]} {points[0]['eps_text']}"
+                accuracy = min(row["accuracy"] for row in points)
+                name += ", AutoAttack (rand)"
+                rows.append(Measure(name, accuracy, "%", "higher"))
     return rows
 
 

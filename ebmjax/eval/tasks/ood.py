@@ -89,7 +89,8 @@ def compute(
     for name, outside in by_set.items():
         metrics = {k: ood_metrics(inside[k], outside[k]) for k in kept}
         sets[name] = {"num_images": len(images[name]), "scores": metrics}
-    seen = ood_sets.seen_in_training(run, list(sets))
+    outside = {name: x for name, x in images.items() if name != "test"}
+    seen = ood_sets.seen_in_training(run, outside)
     if seen:
         logging.warning("the run was trained on outliers of %s", ", ".join(seen))
     completed = {name: x["scores"] for name, x in sets.items() if "scores" in x}

@@ -57,16 +57,16 @@ def compute(
         try:
             make = functools.partial(_corrupted, run, name, image, label, more)
             corrupted = processes.on_every_process(make)
+            by_name[name] = {
+                str(severity): shift_metrics(finite_logits(run, x), label, num_bins)
+                for severity, x in zip(corruptions.SEVERITIES, corrupted, strict=True)
+            }
         except Exception as error:  # damaged files and own functions raise many types
             logging.warning("corruption %s: %s", name, error)
             logging.debug("traceback of corruption %s", name, exc_info=True)
             by_name[name] = {"error": _reason(error)}
             continue
         examples += [image[0], *(x[0] for x in corrupted)]
-        by_name[name] = {
-            str(severity): shift_metrics(finite_logits(run, x), label, num_bins)
-            for severity, x in zip(corruptions.SEVERITIES, corrupted, strict=True)
-        }
     numbers = {
         "num_images": len(label),
         "num_bins": num_bins,
