@@ -189,6 +189,14 @@ def official_ng_ebm(c: Config) -> None:
     c.eval.attacks.update(num_images=250, refine_images=250)
 
 
+def official_family(c: Config) -> None:
+    """What the commands of github.com/sndnyang/JEMPP and SADAJEM have in common beside
+    the settings of `jem_pp`, `sada_jem` and `m_jem`: samples are the whole buffer, and
+    the most confident 90 % of each class."""
+    c.seed = 1
+    c.eval.samples.update(num_chains=10_000, buffer_share=0.9)
+
+
 def _official(c):
     c.recovery.max_loss = 1e8  # the official programs end there; this one recovers
     c.eval.noise_std = 0.03  # test images have the noise of the training images
