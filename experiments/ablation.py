@@ -7,7 +7,8 @@ JEM with 20 chain steps from uniform starts; five clipped steps, from uniform st
 class Gaussians, with augmented or clean images for p(x); and the classifier, whose
 features measure all samples. The budget is in classifier steps: each run takes as many
 as have that cost, by the operations of the convolutions. It may be stopped and
-started again; the table is in experiments/results/DATASET_ablation.md.
+started again; the table is in experiments/results/DATASET_ablation.md, and a picture of
+the replay buffers beside it.
 
     --budget=N         classifier steps (30,000)
     --data=NAME        the data set, as config.data.name: a TFDS name or an .npz file
@@ -19,9 +20,11 @@ import argparse
 import json
 import pathlib
 
+import matplotlib.pyplot as plt
 import ml_collections
+import numpy as np
 
-from ebmjax import config, presets, rundir, writers
+from ebmjax import config, pictures, presets, rundir, writers
 from experiments import photographs
 
 
@@ -89,6 +92,20 @@ def row(variant: str, cost: float, workdir: pathlib.Path) -> list[str]:
     ]
 
 
+def draw(buffers: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Two rows of 20 images of each buffer, uint8 [N, H, W, C]."""
+    figure, axes = plt.subplots(
+        len(buffers), figsize=(8, 1.05 * len(buffers)), layout="constrained"
+    )
+    for ax, (variant, x) in zip(np.atleast_1d(axes), buffers.items(), strict=True):
+        grid = pictures.grid(x[:40], 20)
+        ax.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray")
+        ax.set_title(variant, loc="left", fontsize=9)
+        ax.set_axis_off()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
 COLUMNS = (
     *("variant", "cost of a step", "steps", "accuracy", "ECE"),
     *("AUROC, log p(x)", "AUROC, max p", "Fréchet distance of the buffer"),
@@ -98,7 +115,7 @@ COLUMNS = (
 
 def main():
     args = arguments()
-    rows, costs = [COLUMNS, ["---"] * len(COLUMNS)], {}
+    rows, costs, buffers = [COLUMNS, ["---"] * len(COLUMNS)], {}, {}
     for variant in VARIANTS:
         c = config_of(variant, args)
         costs[variant] = photographs.operations(c, args.dataset)
@@ -108,9 +125,13 @@ def main():
         workdir = args.runs / _name(variant)
         photographs.run_config(c, workdir)
         rows.append(row(variant, cost, workdir))
+        with np.load(workdir / "eval" / "samples.npz") as images:
+            if "buffer" in images:
+                buffers[variant] = images["buffer"]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
     path = photographs.RESULTS / f"{args.dataset}_ablation.md"
     path.write_text(text)
+    draw(buffers, path.with_suffix(".png"))
     print(text)
 
 

@@ -1,12 +1,16 @@
-"""How often JEM diverges at ten times its usual learning rate, and what helps.
+"""How often JEM diverges at many times its usual learning rate, and what helps.
 
-    python -m experiments.stability [--data=cifar10] [--seeds=10] [--steps=2000]
+    python -m experiments.stability --train [--data=cifar10] [--seeds=10]
+    python -m experiments.stability
 
 Trains JEM with 20 chain steps on CIFAR-10, a small ConvNet in batches of 16, with Adam
-at 1e-3 without warm-up, for each seed: as published, with each of the stabilisers of
-its successors, and with all of them. Runs are kept under --runs, so that the command
-may be stopped and started again, and the table is printed at the end.
+at a multiple of the published 1e-4 and without warm-up, for each seed: as published,
+with each of the stabilisers of its successors, and with all of them. What was measured
+is kept in experiments/results/stability.json, so that the command may be stopped and
+started again; without --train the table is printed from that file.
 
+    --learning_rate=X  Adam's (0.001)
+    --steps=N          the length of a run (2,000)
     --only=NAME,...    some of the variants
     --runs=DIR         the folder of run directories (runs/stability)
 """
@@ -15,6 +19,7 @@ import argparse
 import json
 import pathlib
 import statistics
+from collections.abc import Collection, Iterator
 
 import ml_collections
 import numpy as np
@@ -32,7 +37,7 @@ VARIANTS = {  # keys that differ from JEM's
 VARIANTS["all of them"] = {
     key: value for keys in VARIANTS.values() for key, value in keys.items()
 }
-RESULT = "stability.json"
+RESULTS = pathlib.Path(__file__).parent / "results" / "stability.json"
 
 
 def config_of(variant: str, seed: int, args) -> ml_collections.ConfigDict:
@@ -40,6 +45,7 @@ def config_of(variant: str, seed: int, args) -> ml_collections.ConfigDict:
     c.model.update(name="convnet", features=(8, 16, 16))
     c.batch_size, c.sgld.buffer_size = 16, 500
     c.optimizer.update(warmup_steps=0, decay="constant", boundaries=())
+    c.optimizer.learning_rate = args.learning_rate
     c.num_steps, c.seed, c.data.name = args.steps, seed, args.data
     c.every.update(log=10, checkpoint=250, samples=args.steps)
     c.tensorboard, c.eval.tasks = False, ()
@@ -49,12 +55,13 @@ def config_of(variant: str, seed: int, args) -> ml_collections.ConfigDict:
 
 
 def measured(workdir: pathlib.Path, c, splits) -> dict:
-    """Of one run: returns to a checkpoint, skipped steps, why it gave up, the largest
-    mean energy of ten batches, and the largest value of the chains at its end."""
+    """Of one run: returns to a checkpoint, skipped steps, whether it gave up, the
+    largest mean energy of ten batches, and the largest value of the chains at its end.
+    """
     try:
-        run, ended = ebmjax.fit(c, workdir, data=splits), ""
-    except recovery.Diverged as error:
-        run, ended = None, str(error)
+        run, ended = ebmjax.fit(c, workdir, data=splits), False
+    except recovery.Diverged:
+        run, ended = None, True
     lines = list(writers.read(workdir / writers.METRICS))
     keys = ("energy_data", "energy_model")
     return {
@@ -103,28 +110,49 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--train", action="store_true")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--only", default=",".join(VARIANTS))
     parser.add_argument("--runs", type=rundir.expand, default="runs/stability")
     args = parser.parse_args()
     for variant in args.only.split(","):
         if variant not in VARIANTS:
             parser.error(f"--only: {variant!r} is none of {', '.join(VARIANTS)}")
-    splits, results = ebmjax.data.load(args.data, num_valid=200), {}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = results.setdefault(f"{args.learning_rate:g}", {})
+    if args.train:
+        for name, result in train(args, found):
+            found[name] = result
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            print(name, result, flush=True)
+    by_variant = {
+        variant: [
+            found[name]
+            for seed in range(args.seeds)
+            if (name := _name(variant, seed)) in found
+        ]
+        for variant in args.only.split(",")
+    }
+    print(table({variant: runs for variant, runs in by_variant.items() if runs}))
+
+
+def train(args, found: Collection[str]) -> Iterator[tuple[str, dict]]:
+    """Trains the runs that are not in `found`. Yields (name, what was measured)."""
+    splits = ebmjax.data.load(args.data, num_valid=200)
     for seed in range(args.seeds):
         for variant in args.only.split(","):
-            name = f"{variant.lower().replace(' ', '_')}-{seed}"
-            workdir = pathlib.Path(args.runs) / name
-            if not (workdir / RESULT).exists():
+            name = _name(variant, seed)
+            if name not in found:
                 c = config_of(variant, seed, args)
-                text = json.dumps(measured(workdir, c, splits))
-                (workdir / RESULT).write_text(text + "\n")
-            result = json.loads((workdir / RESULT).read_text())
-            results.setdefault(variant, []).append(result)
-            print(name, result, flush=True)
-    print(table(results))
+                workdir = pathlib.Path(args.runs, f"{name}-{args.learning_rate:g}")
+                yield name, measured(workdir, c, splits)
+
+
+def _name(variant, seed):
+    return f"{variant.lower().replace(' ', '_')}-{seed}"
 
 
 if __name__ == "__main__":

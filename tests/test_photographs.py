@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ebmjax import writers
 from experiments import ablation, photograph_tables, photographs
@@ -159,3 +160,12 @@ def test_a_row_of_the_ablation(tmp_path):
     assert row[:4] == ["variant", "5.4", "5154", "83.0%"]
     assert row[4:] == ["9.4%", "0.690", "0.786", "105.1", "20"]
     assert len(row) == len(ablation.COLUMNS)
+
+
+def test_the_buffers_of_the_ablation_are_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    grey, coloured = (rng.integers(0, 256, (40, 28, 28, n), np.uint8) for n in (1, 3))
+    path = tmp_path / "buffers.png"
+    ablation.draw({"one": grey, "another": coloured}, path)
+    with Image.open(path) as picture:
+        assert picture.width == 720
