@@ -56,8 +56,8 @@ def config_of(variant: str, seed: int, args) -> ml_collections.ConfigDict:
 
 def measured(workdir: pathlib.Path, c, splits) -> dict:
     """Of one run: returns to a checkpoint, skipped steps, whether it gave up, the
-    largest mean energy of ten batches, and the largest value of the chains at its end.
-    """
+    last validation accuracy, the largest mean energy of ten batches, and the largest
+    value of the chains at its end."""
     try:
         run, ended = ebmjax.fit(c, workdir, data=splits), False
     except recovery.Diverged:
@@ -68,6 +68,9 @@ def measured(workdir: pathlib.Path, c, splits) -> dict:
         "recoveries": len(writers.events(workdir)),
         "ended": ended,
         "skipped": run.skipped if run else None,
+        "accuracy": next(
+            (line["accuracy"] for line in lines[::-1] if line["split"] == "valid"), None
+        ),
         "energy": max(
             (abs(line[key]) for line in lines for key in keys if key in line),
             default=None,
@@ -77,11 +80,12 @@ def measured(workdir: pathlib.Path, c, splits) -> dict:
 
 
 def table(results: dict[str, list[dict]]) -> str:
-    """Markdown: shares of the runs, and medians and maxima over them."""
+    """Markdown: shares of the runs, the mean accuracy of those that did not give up,
+    and medians and maxima of the rest."""
     lines = [
-        "| | runs | went back | gave up | skipped steps | largest mean energy |"
-        " largest value of a chain |",
-        "| --- " * 7 + "|",
+        "| | runs | went back | gave up | skipped steps | accuracy, % |"
+        " largest mean energy | largest value of a chain |",
+        "| --- " * 8 + "|",
     ]
     for variant, runs in results.items():
         shares = (
@@ -92,9 +96,11 @@ def table(results: dict[str, list[dict]]) -> str:
             [run[key] for run in runs if run[key] is not None]
             for key in ("energy", "x")
         )
+        accuracies = [100 * run["accuracy"] for run in runs if not run["ended"]]
         cells = [
             *(variant, str(len(runs))),
             *(f"{share:.0%}" for share in shares),
+            f"{statistics.fmean(accuracies):.1f}" if accuracies else "",
             *(
                 f"{statistics.median(v):.3g} (max {max(v):.3g})" if v else ""
                 for v in values

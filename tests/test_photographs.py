@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ebmjax import writers
-from experiments import ablation, photograph_tables, photographs
+from experiments import ablation, photograph_tables, photographs, shipped_robustness
 from experiments.photographs import METHODS
 
 
@@ -160,6 +160,20 @@ def test_a_row_of_the_ablation(tmp_path):
     assert row[:4] == ["variant", "5.4", "5154", "83.0%"]
     assert row[4:] == ["9.4%", "0.690", "0.786", "105.1", "20"]
     assert len(row) == len(ablation.COLUMNS)
+
+
+def test_curves_of_the_shipped_models_go_through_the_points_of_the_table():
+    curves = json.loads(shipped_robustness.RESULTS.read_text())
+    rows = {"classifier": "classifier", "ng_ebm": "ng_ebm_0.01", "jem": "jem_5"}
+    for name, method in rows.items():
+        path = photographs.RESULTS / "fashion_mnist" / f"{method}-0" / "eval.json"
+        attacks = json.loads(path.read_text())["attacks"]
+        for norm, scale in {"linf": 255, "l2": 1}.items():
+            eps = [0.0, *shipped_robustness.EPS[norm]]
+            curve = dict(zip(eps, curves[name][norm], strict=True))
+            assert curve[0.0] == attacks["clean_accuracy"]
+            for row in attacks["norms"][norm]["sweep"]:
+                assert curve[round(scale * row["eps"], 6)] == row["accuracy"]
 
 
 def test_the_buffers_of_the_ablation_are_drawn(tmp_path):

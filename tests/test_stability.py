@@ -15,7 +15,8 @@ ARGS = argparse.Namespace(steps=20, data="cifar10", learning_rate=1e-3)
 def noise():
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (100, 8, 8, 3), np.uint8)
-    return data.from_arrays(x, np.arange(100) % 10, x, np.arange(100) % 10)
+    y = np.arange(100) % 10
+    return data.from_arrays(x, y, x, y, num_valid=20)
 
 
 @pytest.mark.parametrize("variant", stability.VARIANTS)
@@ -41,6 +42,7 @@ def test_a_run_that_diverges_is_measured(tmp_path):
     c.every.checkpoint = 10
     good = stability.measured(tmp_path / "good", c, noise())
     assert (good["recoveries"], good["ended"], good["skipped"]) == (0, False, 0)
+    assert 0 <= good["accuracy"] <= 1
     assert 0 < good["energy"] < 100 and good["x"] > 1
     c.optimizer.learning_rate = 1e9
     bad = stability.measured(tmp_path / "bad", c, noise())
@@ -51,14 +53,18 @@ def test_a_run_that_diverges_is_measured(tmp_path):
 
 def test_the_table():
     calm = {"recoveries": 0, "ended": False, "skipped": 0, "energy": 2.0, "x": 1.0}
+    calm["accuracy"] = 0.25
     wild = {"recoveries": 3, "ended": True, "skipped": 0, "energy": 1e4, "x": None}
+    wild["accuracy"] = 0.125
     once = {"recoveries": 1, "ended": False, "skipped": 7, "energy": 4.0, "x": 1.5}
+    once["accuracy"] = 0.75
     *_, row = stability.table({"JEM": [calm, wild, once, calm]}).splitlines()
-    assert row == ("| JEM | 4 | 50% | 25% | 25% | 3 (max 1e+04) | 1 (max 1.5) |")
+    assert row == ("| JEM | 4 | 50% | 25% | 25% | 41.7 | 3 (max 1e+04) | 1 (max 1.5) |")
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
     calm = {"recoveries": 0, "ended": False, "skipped": 0, "energy": 2.0, "x": 1.0}
+    calm["accuracy"] = 0.25
     file, measured = tmp_path / "stability.json", []
     before = {"jem-0": calm, "energy_l2-0": calm}
     file.write_text(json.dumps({"0.001": before, "0.1": {"jem-1": calm}}))
