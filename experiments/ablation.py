@@ -17,12 +17,14 @@ the replay buffers beside it.
 """
 
 import argparse
+import io
 import json
 import pathlib
 
 import matplotlib.pyplot as plt
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from ebmjax import config, pictures, presets, rundir, writers
 from experiments import photographs
@@ -102,8 +104,10 @@ def draw(buffers: dict[str, np.ndarray], path: pathlib.Path) -> None:
         ax.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray")
         ax.set_title(variant, loc="left", fontsize=9)
         ax.set_axis_off()
-    figure.savefig(path, dpi=90)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=90)
     plt.close(figure)
+    Image.open(file).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 COLUMNS = (

@@ -79,6 +79,13 @@ def measured(workdir: pathlib.Path, c, splits) -> dict:
     }
 
 
+def grouped(found: dict[str, dict], variants, seeds: int) -> dict[str, list[dict]]:
+    """{variant: what was measured of its seeds below `seeds`}, if there are any."""
+    names = {variant: [_name(variant, n) for n in range(seeds)] for variant in variants}
+    runs = {v: [found[n] for n in of if n in found] for v, of in names.items()}
+    return {variant: of_variant for variant, of_variant in runs.items() if of_variant}
+
+
 def table(results: dict[str, list[dict]]) -> str:
     """Markdown: shares of the runs, the mean accuracy of those that did not give up,
     and medians and maxima of the rest."""
@@ -134,15 +141,7 @@ def main():
             found[name] = result
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             print(name, result, flush=True)
-    by_variant = {
-        variant: [
-            found[name]
-            for seed in range(args.seeds)
-            if (name := _name(variant, seed)) in found
-        ]
-        for variant in args.only.split(",")
-    }
-    print(table({variant: runs for variant, runs in by_variant.items() if runs}))
+    print(table(grouped(found, args.only.split(","), args.seeds)))
 
 
 def train(args, found: Collection[str]) -> Iterator[tuple[str, dict]]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import ebmjax
 from ebmjax.config_file import find_config
-from experiments import digits, photograph_tables, photographs
+from experiments import digits, photograph_tables, photographs, stability
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -80,6 +80,15 @@ def test_every_file_that_it_names_is_there():
 def test_its_table_is_that_of_the_committed_results():
     results = photograph_tables.read_results(photographs.RESULTS / "fashion_mnist")
     assert photograph_tables.table(results, photograph_tables.HEADLINE) in README
+
+
+def test_tables_of_the_experiments_are_the_committed_ones():
+    text = (ROOT / "experiments" / "README.md").read_text()
+    assert (photographs.RESULTS / "fashion_mnist_ablation.md").read_text() in text
+    for rate, found in json.loads(stability.RESULTS.read_text()).items():
+        assert found, rate
+        by_variant = stability.grouped(found, stability.VARIANTS, seeds=10)
+        assert stability.table(by_variant) in text
 
 
 @pytest.mark.parametrize("column, name", digits.RUNS.items())
