@@ -107,7 +107,7 @@ def test_two_processes_compute_features_once_and_attack_together(alone, tmp_path
 def test_two_processes_run_autoattack_as_one(alone, tmp_path):
     run = trained(alone, tmp_path)
     settings = {"num_images": 24, "num_steps": 2, "norms": ("linf",)}
-    settings |= {"eps_linf": (4.0,), "autoattack_eps_linf": (24.0,)}
+    settings |= {"eps_linf": (4.0,), "autoattack_eps_linf": (128.0,)}
     settings |= {"refine_images": 0, "distance_rounds": 0, "distal_steps": 0}
     flags = [f"--eval.attacks.{key}={value}" for key, value in settings.items()]
     programs.run(run, "--tasks=attacks", *flags, evaluation=True, processes=2)
