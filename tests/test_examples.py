@@ -113,7 +113,7 @@ def test_a_recipe_in_a_config_file(name, needed_again, tmp_path):
     again = ebmjax.load(tmp_path, recipe=recipe if needed_again else None)
     np.testing.assert_array_equal(again.logits(x), run.logits(x))
     # What others are evaluated as in their own tests.
-    tasks = c.eval.tasks if needed_again else ("classification",)
+    tasks = c.eval.tasks if needed_again else ("classification", "calibration")
     results = ebmjax.evaluate(again, tasks=tasks)
     assert ebmjax.eval.evaluate.failures(results) == {}
     assert (tmp_path / "report.html").stat().st_size > 10_000
