@@ -1,4 +1,5 @@
-"""Each file of configs/official does what the command line that it quotes asks for."""
+"""Each file of configs/official does what the command line that it quotes asks for, or
+what its program sets."""
 
 import argparse
 import ast
@@ -11,8 +12,58 @@ from ebmjax import config
 from ebmjax.config_file import load_config
 
 FILES = sorted((pathlib.Path(__file__).parent.parent / "configs/official").glob("*.py"))
+WITH_COMMAND = [path for path in FILES if "train_wrn_ebm.py" in path.read_text()]
 STEPS_PER_EPOCH = 45_000 // 64
-assert FILES
+assert WITH_COMMAND
+
+# What the programs of JEM++ and SADA-JEM set.
+COMMON = {
+    "model.norm": "batch",
+    "sgld.clip_grad": 1.0,
+    "sgld.clip_x": 1.0,
+    "sgld.step_size": 1.0,
+    "sgld.buffer_size": 10_000,
+    "sgld.reinit_prob": 0.05,
+    "sgld.train_mode": True,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.1,
+    "optimizer.decay_factor": 0.2,
+    "eval.samples.num_chains": 10_000,
+    "eval.samples.buffer_share": 0.9,
+}
+CLEAN = {
+    "batch_size": 128,
+    "num_steps": 78_000,  # 200 epochs of 390
+    "data.generative_augment": False,
+    "data.generative_batch_size": 64,
+    "sgld.num_steps": 5,
+    "optimizer.weight_decay": 5e-4,
+}
+FAMILY = {
+    "jem_pp_cifar10": {
+        "batch_size": 64,
+        "data.noise_std": 0.03,
+        "sgld.num_steps": 10,
+        "sgld.init": "class_gaussian",
+        "optimizer.weight_decay": 4e-4,
+        "optimizer.sam_rho": 0.0,
+    },
+    "m_jem_cifar10": CLEAN
+    | {
+        "sgld.init": "gaussian",
+        "sgld.noise_std": 0.001,
+        "objective.mean_energy_l2": 0.5,
+        "optimizer.sam_rho": 0.0,
+    },
+    "sada_jem_cifar10": CLEAN
+    | {
+        "sgld.init": "class_gaussian",
+        "sgld.noise_std": 0.0,
+        "objective.mean_energy_l2": 0.0,
+        "optimizer.sam_rho": 2.0,
+        "optimizer.sam_adaptive": True,
+    },
+}
 
 
 def official(docstring):
@@ -56,7 +107,20 @@ def official(docstring):
     return parser.parse_args(shlex.split(line))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_is_compared():
+    assert {path.stem for path in FILES if path not in WITH_COMMAND} == set(FAMILY)
+
+
+@pytest.mark.parametrize("name, values", FAMILY.items())
+def test_the_config_is_that_of_the_program(name, values):
+    path = next(path for path in FILES if path.stem == name)
+    c = config.flatten(load_config(str(path)))
+    expected = COMMON | values
+    assert {key: c[key] for key in expected} == expected
+    assert f"--config=configs/official/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", WITH_COMMAND, ids=lambda path: path.stem)
 def test_the_config_is_the_command_line(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     a, c = official(docstring), load_config(str(path))
