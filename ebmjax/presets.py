@@ -190,10 +190,9 @@ def official_ng_ebm(c: Config) -> None:
 
 
 def official_family(c: Config) -> None:
-    """What the commands of github.com/sndnyang/JEMPP and SADAJEM have in common beside
-    the settings of `jem_pp`, `sada_jem` and `m_jem`: samples are the whole buffer, and
-    the most confident 90 % of each class."""
-    c.seed = 1
+    """How the programs of github.com/sndnyang/JEMPP and SADAJEM score samples, for
+    `jem_pp`, `sada_jem` and `m_jem`: the whole buffer, and the most confident 90 % of
+    each class."""
     c.eval.samples.update(num_chains=10_000, buffer_share=0.9)
 
 

@@ -135,7 +135,8 @@ def main():
         if variant not in VARIANTS:
             parser.error(f"--only: {variant!r} is none of {', '.join(VARIANTS)}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found = results.setdefault(f"{args.learning_rate:g}", {})
+    setting = f"learning rate {args.learning_rate:g}, {args.steps} steps"
+    found = results.setdefault(setting, {})
     if args.train:
         for name, result in train(args, found):
             found[name] = result
@@ -152,7 +153,8 @@ def train(args, found: Collection[str]) -> Iterator[tuple[str, dict]]:
             name = _name(variant, seed)
             if name not in found:
                 c = config_of(variant, seed, args)
-                workdir = pathlib.Path(args.runs, f"{name}-{args.learning_rate:g}")
+                workdir = f"{name}-{args.learning_rate:g}-{args.steps}"
+                workdir = pathlib.Path(args.runs, workdir)
                 yield name, measured(workdir, c, splits)
 
 

@@ -318,14 +318,20 @@ def test_nothing_is_compiled_for_another_eps():
     """Where all images stand, so that batches are of one size."""
     x, labels = images(8)
     compiled = []
-    monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else 0
-    )
+
+    def listen(name, *args, **more):
+        if "backend_compile" in name:
+            compiled.append(name)
+
     options = dict(norm="linf", bounds=(0, 1), batch_size=8)
-    attacks.autoattack(KEY, network, x, labels, eps=1e-5, **options)
-    assert len(compiled) >= 4  # an attack each
-    compiled.clear()
-    x_adv = attacks.autoattack(KEY, network, x, labels, eps=2e-5, **options)
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        attacks.autoattack(KEY, network, x, labels, eps=1e-5, **options)
+        assert len(compiled) >= 4  # an attack each
+        compiled.clear()
+        x_adv = attacks.autoattack(KEY, network, x, labels, eps=2e-5, **options)
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
     assert not compiled and np.array_equal(x_adv, x)
 
 

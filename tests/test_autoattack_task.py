@@ -125,6 +125,17 @@ def test_a_killed_evaluation_is_resumed_after_its_last_batch(tmp_path, monkeypat
     assert batches[0] == 1
 
 
+def test_what_is_stored_outlives_an_evaluation_without_autoattack(
+    tmp_path, monkeypatch
+):
+    run = only_autoattack(tmp_path, monkeypatch, refine_images=0)
+    file = tmp_path / "eval" / f"{evaluation.PREFIX}linf_8_255.npz"
+    file.parent.mkdir()
+    file.write_bytes(b"hours")
+    attacks_task.compute(run, Progress())
+    assert file.read_bytes() == b"hours"
+
+
 def shown(**more):
     """The made-up results of an attacks task, with AutoAttack."""
     numbers = results()["attacks"]

@@ -85,8 +85,8 @@ def test_its_table_is_that_of_the_committed_results():
 def test_tables_of_the_experiments_are_the_committed_ones():
     text = (ROOT / "experiments" / "README.md").read_text()
     assert (photographs.RESULTS / "fashion_mnist_ablation.md").read_text() in text
-    for rate, found in json.loads(stability.RESULTS.read_text()).items():
-        assert found, rate
+    for setting, found in json.loads(stability.RESULTS.read_text()).items():
+        assert found, setting
         by_variant = stability.grouped(found, stability.VARIANTS, seeds=10)
         assert stability.table(by_variant) in text
 

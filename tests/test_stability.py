@@ -67,7 +67,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
     calm["accuracy"] = 0.25
     file, measured = tmp_path / "stability.json", []
     before = {"jem-0": calm, "energy_l2-0": calm}
-    file.write_text(json.dumps({"0.001": before, "0.1": {"jem-1": calm}}))
+    setting = "learning rate 0.001, 2000 steps"
+    file.write_text(json.dumps({setting: before, "other": {"jem-1": calm}}))
     monkeypatch.setattr(stability, "RESULTS", file)
     monkeypatch.setattr(stability.ebmjax.data, "load", lambda *_, **__: noise())
 
@@ -79,8 +80,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
     args = ["", "--train", "--seeds=2", "--only=JEM,energy L2"]
     monkeypatch.setattr("sys.argv", args)
     stability.main()
-    assert measured == ["jem-1-0.001", "energy_l2-1-0.001"]
-    assert json.loads(file.read_text())["0.001"]["jem-1"]["skipped"] == 1
+    assert measured == ["jem-1-0.001-2000", "energy_l2-1-0.001-2000"]
+    assert json.loads(file.read_text())[setting]["jem-1"]["skipped"] == 1
     monkeypatch.setattr("sys.argv", args[:1])
     stability.main()
     rows = capsys.readouterr().out.splitlines()[-2:]

@@ -89,11 +89,12 @@ def compute(
         numbers["distal"], x = robustness.distal(run, progress)
         files["distal.png"] = picture(x, min(len(x), COLUMNS))
         files["distal.npz"] = npz({"x": x})
-    numbers |= _autoattack(target, numbers["norms"])
+    found = _autoattack(target, numbers["norms"])
     if c.autoattack_refined:
-        numbers |= _autoattack_refined(first, numbers.get("refined", {}))
-    evaluation.forget(run)
-    return Result(numbers, files)
+        found |= _autoattack_refined(first, numbers.get("refined", {}))
+    if found:  # or another call may go on from what an interrupted one has stored
+        evaluation.forget(run)
+    return Result(numbers | found, files)
 
 
 def _autoattack_refined(target, refined):
