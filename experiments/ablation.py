@@ -55,8 +55,8 @@ VARIANTS = {
 def config_of(variant: str, args) -> ml_collections.ConfigDict:
     """Without the number of steps that the budget allows."""
     c = photographs.DATASETS[args.dataset]()
-    if args.dataset == "fashion_mnist":  # or clean images would be no different
-        c.data.update(pad=2, noise_std=0.03)
+    # Or clean images would be no different.
+    c.data.update(pad=max(c.data.pad, 2), noise_std=0.03)
     VARIANTS[variant](c)
     photographs.evaluation(c)
     c.eval.tasks = ("classification", "calibration", "ood", "samples")

@@ -19,6 +19,7 @@ TITLES = {
     "adversarial": "adversarial training, L∞ 8/255",
     "outlier_exposure": "outlier exposure (letters)",
     "jem_5": "JEM, 5 clipped steps",
+    "sada_jem": "SADA-JEM's recipe, 5 steps",
     "jem": "JEM, 20 steps",
     "jem_ng_ebm": "JEM with β = γ = 0.1",
 }
