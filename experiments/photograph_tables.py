@@ -56,6 +56,14 @@ def _eps(norm, text):
     return get
 
 
+def _buffer_distance(numbers):
+    """By the features of the classifier, if it was measured so."""
+    scores = _get(numbers, "samples", "scores") or {}
+    if scores.get("extractor") in (None, "this run"):
+        return None
+    return _get(scores, "sets", "buffer", "frechet_distance")
+
+
 def _mean_confidence(numbers):
     bins = numbers["as_trained"]["reliability"]
     pairs = list(zip(bins["counts"], bins["confidence"], strict=True))
@@ -88,6 +96,7 @@ ROWS = [
     Row("PGD, L∞ 2/255, %", "{:.1%}", _eps("linf", "2/255")),
     Row("PGD, L∞ 8/255, %", "{:.1%}", _eps("linf", "8/255")),
     Row("PGD, L2 0.5, %", "{:.1%}", _eps("l2", "0.5")),
+    Row("Fréchet distance of the buffer", "{:.0f}", _buffer_distance),
 ]
 SCORES = {
     "log_density": "log p(x)",
@@ -100,6 +109,7 @@ HEADLINE = (  # README's columns
     *("accuracy, %", "ECE, 15 bins, %", "ECE after temperature, %"),
     *("ECE under corruptions, %", "AURC, max p, %", "PGD, L∞ 8/255, %"),
     *("AUROC, mean, log p(x)", "AUROC, mean, max p", "AUROC, mean, approximate mass"),
+    "Fréchet distance of the buffer",
 )
 
 
@@ -118,10 +128,15 @@ def read_results(folder: pathlib.Path) -> dict[str, list[dict]]:
 def table(results: dict[str, list[dict]], columns: tuple[str, ...] = ()) -> str:
     """Markdown: a row a method, the mean over its seeds ± their standard deviation.
 
-    All columns, unless some are named.
+    All columns, unless some are named, but for those of which nothing was measured.
     """
     rows = ROWS + _ood_rows(next(iter(results.values()))[0])
-    rows = [row for row in rows if row.name in (columns or {row.name})]
+    rows = [
+        row
+        for row in rows
+        if row.name in (columns or {row.name})
+        and any(_cell(row, seeds) for seeds in results.values())
+    ]
     head = ["method", "seeds", *(row.name for row in rows)]
     lines = [head, ["---"] * len(head)]
     for method, seeds in results.items():

@@ -138,13 +138,19 @@ def config_of(method: str, seed: int, args) -> ml_collections.ConfigDict:
         c.eval.ood.sets = tuple(args.ood.split(","))
     if c.objective.outliers:
         c.data.outliers = args.outliers
+    if c.objective.p_x:  # one classifier's features measure all samples
+        c.eval.samples.extractor = str(args.runs / "classifier-0")
+        c.eval.samples.num_chains = 1000
     config.check(c)
     return c
 
 
 def train(method: str, seed: int, args) -> None:
     """Trains and evaluates a run in a process of its own, unless that is done."""
-    run_config(config_of(method, seed, args), args.runs / f"{method}-{seed}")
+    c = config_of(method, seed, args)
+    if c.eval.samples.extractor:
+        train("classifier", 0, args)
+    run_config(c, args.runs / f"{method}-{seed}")
 
 
 def run_config(c: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

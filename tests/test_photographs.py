@@ -13,12 +13,13 @@ from experiments import ablation, photograph_tables, photographs, shipped_robust
 from experiments.photographs import METHODS
 
 
-def results(accuracy, auroc):
+def results(accuracy, auroc, extractor="runs/classifier-0"):
     scores = {
         name: {"auroc": auroc, "fpr95_in": 0.25} for name in photograph_tables.SCORES
     }
     bins = {"counts": [0, 30, 10], "confidence": [None, 0.5, 0.9]}
     row = {"eps_text": "8/255", "accuracy": 0.125}
+    distance = {"sets": {"buffer": {"frechet_distance": 1000 * accuracy}}}
     return {
         "cost": 20.9,
         "classification": {"accuracy": accuracy, "nll": 0.5, "ece": 0.1},
@@ -29,6 +30,7 @@ def results(accuracy, auroc):
         "shift": {"mean": {"all": {"ece": 0.2}}},
         "selective": {"scores": {"max_log_prob": {"aurc": 0.0125}}},
         "attacks": {"norms": {"linf": {"sweep": [row]}}},
+        "samples": {"scores": distance | {"extractor": extractor}},
         "ood": {"mean": scores, "sets": {"a/mnist.npz": {"scores": scores}}},
     }
 
@@ -52,9 +54,8 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
         "ECE after temperature, %": "1.0 ± 0.0",
         "ECE under corruptions, %": "20.0 ± 0.0",
         "AURC, max p, %": "1.25 ± 0.00",
-        "PGD, L∞ 2/255, %": "",  # not measured
         "PGD, L∞ 8/255, %": "12.5 ± 0.0",
-        "PGD, L2 0.5, %": "",
+        "Fréchet distance of the buffer": "850 ± 71",
         "AUROC, mean, log p(x)": "0.650 ± 0.071",
         "AUROC, mean, max p": "0.650 ± 0.071",
         "AUROC, mean, approximate mass": "0.650 ± 0.071",
@@ -65,6 +66,18 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
     few = photograph_tables.table({"jem": seeds}, ("AURC, max p, %",)).splitlines()
     assert few[0] == "| method | seeds | AURC, max p, % |"
     assert few[2] == "| JEM, 20 steps | 2 | 1.25 ± 0.00 |"
+
+
+def test_a_column_of_which_nothing_was_measured_is_left_out():
+    distance = "Fréchet distance of the buffer"
+    own, common = results(0.8, 0.6, "this run"), results(0.9, 0.6)
+    text = photograph_tables.table({"jem": [own]})
+    assert distance not in text and "PGD, L2 0.5, %" not in text
+    text = photograph_tables.table({"classifier": [own], "jem": [common]}, (distance,))
+    assert text.splitlines()[2:] == [
+        "| classifier | 1 |  |",
+        "| JEM, 20 steps | 1 | 900 |",
+    ]
 
 
 def test_zero_is_a_number_and_not_a_gap():
@@ -78,12 +91,18 @@ def test_zero_is_a_number_and_not_a_gap():
 @pytest.mark.parametrize("dataset", photographs.DATASETS)
 def test_the_config_of_every_method_can_work(dataset, method):
     args = argparse.Namespace(
-        dataset=dataset, data="d.npz", ood="a.npz,b.npz", outliers="o.npz"
+        dataset=dataset,
+        data="d.npz",
+        ood="a.npz,b.npz",
+        outliers="o.npz",
+        runs=pathlib.Path("runs"),
     )
     c = photographs.config_of(method, 2, args)  # which is checked
     assert (c.seed, c.data.name) == (2, "d.npz")
     assert c.eval.ood.sets == ("a.npz", "b.npz")
     assert c.data.outliers == ("o.npz" if method == "outlier_exposure" else "")
+    has_chains = "jem" in method
+    assert c.eval.samples.extractor == ("runs/classifier-0" if has_chains else "")
 
 
 @pytest.mark.parametrize("dataset", photographs.DATASETS)
