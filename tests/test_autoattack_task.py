@@ -14,7 +14,7 @@ from ebmjax.eval import evaluate as evaluate_module
 from ebmjax.eval import judge, robustness
 from ebmjax.eval.autoattack import driver, evaluation, square
 from ebmjax.eval.result import Progress
-from ebmjax.eval.tasks import attack_headline
+from ebmjax.eval.tasks import attack_headline, attacks_report
 from ebmjax.eval.tasks import attacks as attacks_task
 
 slow = pytest.mark.slow
@@ -172,7 +172,7 @@ def test_a_judge_that_finds_more_and_warnings_are_named():
 
 def test_an_eps_of_its_own_has_a_column():
     numbers = shown(eps=0.1, eps_text="25.5/255")
-    table = attacks_task._table(numbers, "linf")
+    table = attacks_report._table(numbers, "linf")
     assert table.head == ["eps", "0", "4/255", "8/255", "25.5/255"]
     cells = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert cells["AutoAttack"] == ["80.0%", "–", "–", "12.5%"]

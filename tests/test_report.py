@@ -6,7 +6,7 @@ from eval_runs import Page, reliability, results, write_run
 
 from ebmjax.eval import evaluate as evaluation
 from ebmjax.eval.report import charts, run_report
-from ebmjax.eval.tasks import TASKS, attacks
+from ebmjax.eval.tasks import TASKS, attacks_report
 from ebmjax.eval.tasks.ood_report import set_labels
 
 
@@ -109,7 +109,7 @@ def test_a_chart_does_not_replace_a_picture_of_its_name(tmp_path):
 
 
 def test_survival_counts_images_whose_nearest_mistake_is_farther():
-    eps, share = attacks.survival([0.0, 0.02, 0.05, None], 0.1)
+    eps, share = attacks_report.survival([0.0, 0.02, 0.05, None], 0.1)
     by_eps = dict(zip(np.round(eps, 3), share, strict=True))
     assert by_eps[0.0] == 0.75  # one is wrong already
     assert by_eps[0.02] == 0.5 and by_eps[0.049] == 0.5
