@@ -1,4 +1,4 @@
-"""Our training step against PyTorch's: `python -m benchmarks [--full] [--tuned]`.
+"""Our training step against PyTorch's: `python -m benchmarks [--tuned [--compile]]`.
 
 For each case two processes take turns, so that what else the machine does meets both.
 First PyTorch finds loss, gradient and chains of the same weights, batch and noise, and
@@ -39,11 +39,16 @@ def main():
     parser.add_argument(
         "--tuned", action="store_true", help="PyTorch in channels_last; its allocator"
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="the tuned network by torch.compile"
+    )
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="a turn, at least")
     parser.add_argument("--only", default="", help="cases with this in their names")
     args = parser.parse_args()
+    if args.compile and not args.tuned:
+        parser.error("--compile needs --tuned")
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     peak = matmul_peak()
@@ -53,7 +58,9 @@ def main():
     for objective in cases.OBJECTIVES:
         for depth, width, batch in networks:
             case = cases.Case(objective, depth, width, batch)
-            if args.only in str(case):
+            if args.compile and objective == "ng_ebm":
+                print(f"| {case} | torch.compile cannot differentiate twice |")
+            elif args.only in str(case):
                 row(case, args, peak)
 
 
@@ -71,7 +78,7 @@ def row(case, args, peak):
         ours, theirs = Worker("ours", case, path), None
         try:
             about = ours.hear()
-            theirs = Worker("official", case, path, tuned=args.tuned)
+            theirs = Worker("official", case, path, args.tuned, args.compile)
             differ = theirs.hear()["differ"]
             rounds = []
             while len(rounds) < 4 * args.rounds and quiet(rounds) < args.rounds:
@@ -129,7 +136,7 @@ def others(*workers) -> float:
 class Worker:
     """A process of its own that times its steps when told to."""
 
-    def __init__(self, module, case, path, tuned=False):
+    def __init__(self, module, case, path, tuned=False, compiled=False):
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -138,6 +145,7 @@ class Worker:
                 ",".join(map(str, case)),
                 path,
                 *["tuned"] * tuned,
+                *["compiled"] * compiled,
             ],
             env={**os.environ, **(ALLOCATOR if tuned else {})},
             stdin=subprocess.PIPE,

@@ -6,7 +6,9 @@ gradient of the gradient's norm by double backward. Only the data are handled be
 than there: cropped a batch at a time, in this process.
 
 "tuned" is the same with what makes PyTorch faster on a CPU without a change of the
-program: channels_last, and the allocator settings of `__main__.ALLOCATOR`.
+program: channels_last, and the allocator settings of `__main__.ALLOCATOR`. "compiled"
+is the tuned network through torch.compile, which cannot differentiate twice and so not
+be NG-EBM's.
 """
 
 import sys
@@ -166,11 +168,13 @@ def check(case, path):
     return differ
 
 
-def main(case, path, tuned):
+def main(case, path, tuned, compiled):
     differ = check(case, path)
     torch.manual_seed(0)
     layout = torch.channels_last if tuned else torch.contiguous_format
     net = WideResNet(case.depth, case.width).to(memory_format=layout)
+    if compiled:
+        net = torch.compile(net)
     adam = torch.optim.Adam(net.parameters(), cases.LEARNING_RATE, cases.BETAS)
     shape = (3, 32, 32)
     images = torch.randint(256, (cases.NUM_IMAGES, *shape), dtype=torch.uint8)
@@ -206,4 +210,9 @@ def main(case, path, tuned):
 
 
 if __name__ == "__main__":
-    main(cases.parse(sys.argv[1]), sys.argv[2], "tuned" in sys.argv[3:])
+    main(
+        cases.parse(sys.argv[1]),
+        sys.argv[2],
+        "tuned" in sys.argv[3:],
+        "compiled" in sys.argv[3:],
+    )
