@@ -18,6 +18,7 @@ assert WITH_COMMAND
 
 # What the programs of JEM++ and SADA-JEM set.
 COMMON = {
+    "data.name": "cifar10",
     "model.norm": "batch",
     "sgld.clip_grad": 1.0,
     "sgld.clip_x": 1.0,
@@ -31,7 +32,7 @@ COMMON = {
     "eval.samples.num_chains": 10_000,
     "eval.samples.buffer_share": 0.9,
 }
-CLEAN = {
+CLEAN = COMMON | {
     "batch_size": 128,
     "num_steps": 78_000,  # 200 epochs of 390
     "data.generative_augment": False,
@@ -39,15 +40,35 @@ CLEAN = {
     "sgld.num_steps": 5,
     "optimizer.weight_decay": 5e-4,
 }
+JEM_PP = COMMON | {
+    "batch_size": 64,
+    "num_steps": 105_450,  # 150 epochs of 703
+    "data.noise_std": 0.03,
+    "data.num_valid": 5_000,
+    "sgld.num_steps": 10,
+    "sgld.init": "class_gaussian",
+    "optimizer.weight_decay": 4e-4,
+    "optimizer.sam_rho": 0.0,
+}
+SADA_JEM = CLEAN | {
+    "sgld.init": "class_gaussian",
+    "sgld.noise_std": 0.0,
+    "objective.mean_energy_l2": 0.0,
+    "optimizer.sam_rho": 2.0,
+    "optimizer.sam_adaptive": True,
+}
+SGD = {
+    "batch_size": 128,
+    "data.num_valid": 0,
+    "data.noise_std": 0.0,
+    "model.norm": "batch",
+    "optimizer.name": "sgd",
+    "optimizer.momentum": 0.9,
+    "optimizer.warmup_steps": 0,
+}
 FAMILY = {
-    "jem_pp_cifar10": {
-        "batch_size": 64,
-        "data.noise_std": 0.03,
-        "sgld.num_steps": 10,
-        "sgld.init": "class_gaussian",
-        "optimizer.weight_decay": 4e-4,
-        "optimizer.sam_rho": 0.0,
-    },
+    "jem_pp_cifar10": JEM_PP,
+    "jem_pp_cifar100": JEM_PP | {"data.name": "cifar100"},
     "m_jem_cifar10": CLEAN
     | {
         "sgld.init": "gaussian",
@@ -55,13 +76,59 @@ FAMILY = {
         "objective.mean_energy_l2": 0.5,
         "optimizer.sam_rho": 0.0,
     },
-    "sada_jem_cifar10": CLEAN
+    "sada_jem_cifar10": SADA_JEM,
+    "sada_jem_cifar100": SADA_JEM | {"data.name": "cifar100"},
+    "hdge_cifar10": {
+        "batch_size": 64,
+        "num_steps": 140_600,  # 200 epochs of 703
+        "data.num_valid": 5_000,
+        "data.noise_std": 0.03,
+        "model.depth": 28,
+        "model.width": 10,
+        "model.norm": "",
+        "objective.cross_entropy": 1.0,
+        "objective.contrast": 1.0,
+        "objective.p_x": 0.0,
+        "hdge.temperature": 0.1,
+        "hdge.queue_size": 65_536,
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": 1e-4,
+        "optimizer.boundaries": (160 * 703, 180 * 703),
+        "optimizer.decay_factor": 0.3,
+        "recovery.max_loss": 1e8,
+        "eval.num_bins": 20,
+    },
+    "adversarial_cifar10": SGD
     | {
-        "sgld.init": "class_gaussian",
-        "sgld.noise_std": 0.0,
-        "objective.mean_energy_l2": 0.0,
-        "optimizer.sam_rho": 2.0,
-        "optimizer.sam_adaptive": True,
+        "num_steps": 80_000,
+        "data.pad": 2,
+        "model.depth": 34,
+        "model.width": 10,
+        "objective.cross_entropy": 0.0,
+        "objective.adversarial": 1.0,
+        "adversarial.norm": "linf",
+        "adversarial.eps": 8 / 255,
+        "adversarial.step_size": 2 / 255,
+        "adversarial.num_steps": 10,
+        "optimizer.learning_rate": 0.1,
+        "optimizer.weight_decay": 2e-4,
+        "optimizer.boundaries": (40_000, 60_000),
+        "optimizer.decay_factor": 0.1,
+    },
+    "outlier_exposure_cifar10": SGD
+    | {
+        "num_steps": 3_910,  # ten epochs of 391
+        "data.pad": 4,
+        "data.outliers_batch_size": 256,
+        "model.depth": 40,
+        "model.width": 2,
+        "model.dropout_rate": 0.3,
+        "objective.outliers": 0.1,
+        "outliers.margin_in": -23.0,
+        "outliers.margin_out": -5.0,
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.decay": "cosine",
+        "optimizer.weight_decay": 5e-4,
     },
 }
 
@@ -115,8 +182,8 @@ def test_every_file_is_compared():
 def test_the_config_is_that_of_the_program(name, values):
     path = next(path for path in FILES if path.stem == name)
     c = config.flatten(load_config(str(path)))
-    expected = COMMON | values
-    assert {key: c[key] for key in expected} == expected
+    config.check(load_config(str(path)))
+    assert {key: c[key] for key in values} == values
     assert f"--config=configs/official/{path.name}" in path.read_text()
 
 
