@@ -1,4 +1,4 @@
-"""The tables and the picture of `experiments.photographs`, from its committed files."""
+"""The tables and pictures of `experiments.photographs`, from its committed files."""
 
 import json
 import pathlib
@@ -27,6 +27,18 @@ TITLES = {
 
 HISTOGRAMS, COSTS = "histograms.json", "costs.json"
 PICTURED = ("classifier", "ng_ebm_0.01", "hdge", "jem_5")  # by `draw_ood`
+CURVES = ("classifier", "ng_ebm", "ng_ebm_0.01", "hdge", "jem_5")  # by `draw`
+CURVES += ("jem", "sada_jem", "outlier_exposure", "adversarial")
+NUM_CURVES = 6  # the first of these methods that have results
+SETS = {  # OOD sets, by the stem of their names
+    "mnist": "MNIST",
+    "kmnist": "KMNIST",
+    "notmnist": "notMNIST",
+    "omniglot_small": "Omniglot",
+    "interpolation": "interpolations",
+    "uniform": "uniform noise",
+    "test": "test images",
+}
 
 
 class Row(NamedTuple):
@@ -102,13 +114,15 @@ SCORES = {
     "log_density": "log p(x)",
     "max_log_prob": "max p",
     "approximate_mass": "approximate mass",
+    "nearest_neighbour": "nearest neighbours",
 }
 
 HEADLINE = (  # README's columns
     "cost of a step",
     *("accuracy, %", "ECE, 15 bins, %", "ECE after temperature, %"),
-    *("ECE under corruptions, %", "AURC, max p, %", "PGD, L∞ 8/255, %"),
+    *("ECE under corruptions, %", "PGD, L∞ 8/255, %"),
     *("AUROC, mean, log p(x)", "AUROC, mean, max p", "AUROC, mean, approximate mass"),
+    "AUROC, mean, nearest neighbours",
     "Fréchet distance of the buffer",
 )
 
@@ -150,7 +164,7 @@ def _ood_rows(numbers):
 
     def of(name, score, metric):
         if name == "mean":
-            return lambda n: n["ood"]["mean"][score][metric]
+            return lambda n: _get(n, "ood", "mean", score, metric)
         return lambda n: n["ood"]["sets"][name]["scores"][score][metric]
 
     rows = [
@@ -160,7 +174,7 @@ def _ood_rows(numbers):
     rows.append(Row("FPR95, mean, log p(x), %", "{:.1%}", _mean_fpr95))
     return rows + [
         Row(
-            f"AUROC, {_stem(name)}, log p(x)",
+            f"AUROC, {set_title(name)}, log p(x)",
             "{:.3f}",
             of(name, "log_density", "auroc"),
         )
@@ -174,73 +188,94 @@ def _mean_fpr95(numbers):
 
 def draw(folder: pathlib.Path, path: pathlib.Path) -> None:
     """Accuracy, confidence and ECE of validation along training, and the reliability of
-    the test set at its end, of seed 0."""
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
-    *curves, reliability = axes.flat
+    the test set at its end, before and after a temperature, of seed 0."""
+    methods = [name for name in CURVES if (folder / f"{name}-0").exists()]
+    figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
+    *curves, before, after, legend = axes.flat
     keys = {"accuracy": "accuracy", "confidence": "mean confidence", "ece": "ECE"}
-    for method in TITLES:
+    for method in methods[:NUM_CURVES]:
         run = folder / f"{method}-0"
-        if not run.exists():
-            continue
         lines = (run / "curve.jsonl").read_text().splitlines()
         lines = [json.loads(line) for line in lines]
+        steps = [line["step"] for line in lines]
         for ax, key in zip(curves, keys, strict=True):
             values = [100 * line[key] for line in lines]
-            ax.plot(
-                [line["step"] for line in lines], values, ".-", label=TITLES[method]
-            )
-        numbers = json.loads((run / "eval.json").read_text())
-        bins = numbers["calibration"]["as_trained"]["reliability"]
-        points = [  # with 20 images and more
-            (100 * confidence, 100 * accuracy)
-            for count, confidence, accuracy in zip(
-                bins["counts"], bins["confidence"], bins["accuracy"], strict=True
-            )
-            if count >= 20
-        ]
-        reliability.plot(*zip(*points, strict=True), ".-")
+            ax.plot(steps, values, ".-", label=TITLES[method])
+        numbers = json.loads((run / "eval.json").read_text())["calibration"]
+        for ax, which in {before: "as_trained", after: "temperature"}.items():
+            if points := _reliability(_get(numbers, which, "reliability")):
+                ax.plot(*zip(*points, strict=True), ".-")
     for ax, title in zip(curves, keys.values(), strict=True):
         ax.set(title=f"validation: {title}, %", xlabel="training step")
-    reliability.axline((50, 50), slope=1, color="grey", linestyle="dotted")
-    reliability.set(title="test: reliability", xlabel="confidence, %")
-    reliability.set(ylabel="accuracy, %")
-    for ax in axes.flat:
+    titles = {before: "as trained", after: "after a temperature"}
+    for ax, title in titles.items():
+        ax.axline((50, 50), slope=1, color="grey", linestyle="dotted")
+        ax.set(title=f"test: reliability {title}", xlabel="confidence, %")
+        ax.set_ylabel("accuracy, %")
+    for ax in (*curves, before, after):
         ax.grid(alpha=0.3)
+    legend.set_axis_off()
     handles = curves[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=90)
+    legend.legend(*handles, loc="center", title="seed 0")
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
+def _reliability(bins):
+    """(confidence, accuracy), in %, of the bins with 20 images and more."""
+    if bins is None:
+        return []
+    names = ("counts", "confidence", "accuracy")
+    rows = zip(*(bins[name] for name in names), strict=True)
+    return [
+        (100 * confidence, 100 * accuracy)
+        for count, confidence, accuracy in rows
+        if count >= 20
+    ]
+
+
 def draw_ood(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """log p(x) of the test set and of each OOD set, of seed 0 of the methods `PICTURED`
-    that have results."""
+    """log p(x) of the test set and of each OOD set, with its AUROC, of seed 0 of the
+    methods `PICTURED` that have results."""
     files = {method: folder / f"{method}-0" / HISTOGRAMS for method in PICTURED}
     files = {method: file for method, file in files.items() if file.exists()}
     if not files:
         return
     rows = -(-len(files) // 2)
     figure, axes = plt.subplots(
-        rows, 2, figsize=(9, 2.5 * rows + 0.5), layout="constrained", squeeze=False
+        rows, 2, figsize=(11, 2.5 * rows), layout="constrained", squeeze=False
     )
     for ax in axes.flat[len(files) :]:
         ax.set_axis_off()
     for ax, (method, file) in zip(axes.flat, files.items(), strict=False):
         edges, counts = json.loads(file.read_text()).values()
+        aurocs = _aurocs(file.with_name("eval.json"))
         for name, heights in counts.items():
             test = {"fill": True, "alpha": 0.35, "color": "black"}
             shares = [100 * height / sum(heights) for height in heights]
             style = test if name == "test" else {}
-            ax.stairs(shares, edges, label=_stem(name), linewidth=1.5, **style)
+            label = " ".join([set_title(name), *aurocs.get(name, ())])
+            ax.stairs(shares, edges, label=label, linewidth=1.5, **style)
         ax.set(title=TITLES[method], xlabel="log p(x) + constant", ylabel="images, %")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=6)
-    figure.savefig(path, dpi=90)
+        title = "AUROC, seed 0" if aurocs else None
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, title=title)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
-def _stem(name):
-    return pathlib.PurePath(name).stem
+def _aurocs(path):
+    """{set: [its AUROC by log p(x) as text]}; nothing without eval.json."""
+    if not path.exists():
+        return {}
+    sets = json.loads(path.read_text())["ood"]["sets"]
+    score = "log_density"
+    return {k: [f"{v['scores'][score]['auroc']:.3f}"] for k, v in sets.items()}
+
+
+def set_title(name: str) -> str:
+    """Of an OOD set: its name in `SETS`, or that of its file."""
+    stem = pathlib.PurePath(name).stem
+    return SETS.get(stem, stem)
 
 
 def _cell(row, seeds):

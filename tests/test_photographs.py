@@ -10,6 +10,7 @@ from PIL import Image
 
 from ebmjax import writers
 from experiments import ablation, photograph_tables, photographs, shipped_robustness
+from experiments.figures import fashion
 from experiments.photographs import METHODS
 
 
@@ -59,8 +60,9 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
         "AUROC, mean, log p(x)": "0.650 ± 0.071",
         "AUROC, mean, max p": "0.650 ± 0.071",
         "AUROC, mean, approximate mass": "0.650 ± 0.071",
+        "AUROC, mean, nearest neighbours": "0.650 ± 0.071",
         "FPR95, mean, log p(x), %": "25.0 ± 0.0",
-        "AUROC, mnist, log p(x)": "0.650 ± 0.071",
+        "AUROC, MNIST, log p(x)": "0.650 ± 0.071",
     }
     assert classifier[1:4] == ["1", "20.9", "80.0"]
     few = photograph_tables.table({"jem": seeds}, ("AURC, max p, %",)).splitlines()
@@ -193,6 +195,15 @@ def test_curves_of_the_shipped_models_go_through_the_points_of_the_table():
             assert curve[0.0] == attacks["clean_accuracy"]
             for row in attacks["norms"][norm]["sweep"]:
                 assert curve[round(scale * row["eps"], 6)] == row["accuracy"]
+
+
+def test_pictures_of_the_shipped_models_are_drawn(tmp_path):
+    curves = json.loads(shipped_robustness.RESULTS.read_text())
+    shipped_robustness.draw(curves, 200, tmp_path / "robustness.png")
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 28, 28, 1), np.uint8)
+    fashion.draw(images, ["a", "b", "c"], tmp_path / "counterfactuals.png")
+    for path in tmp_path.iterdir():
+        assert path.stat().st_size > 1_000
 
 
 def test_the_buffers_of_the_ablation_are_drawn(tmp_path):

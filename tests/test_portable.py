@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,11 @@ def test_the_card_has_the_numbers_of_eval_json(written, workdir):
     results = json.loads((workdir / "eval.json").read_text())
     assert f"| accuracy | {results['classification']['accuracy']:.2%} |" in card
     assert 'ebmjax.load("digits-jem")' in card and "Drawn by a tablet." in card
+    assert f"{results['classification']['accuracy']:.2%} | 360 |" in card
     assert "1 · p_x: -log p(x)" in card and "![Samples](samples.png)" in card
+    assert "as an energy-based model" in card and "start=run.buffer[:10]" in card
+    for what in ("another kind", "attacks", "calibration"):
+        assert re.search(rf"{what} has not been measured", card), what
     metadata = portable.read(written).metadata
     assert f"50%: {metadata['log_density']['quantiles']['0.5']:.2f}" in card
     assert (

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import statistics
 
 import matplotlib
 import numpy as np
@@ -82,6 +83,97 @@ def test_its_table_is_that_of_the_committed_results():
     assert photograph_tables.table(results, photograph_tables.HEADLINE) in README
 
 
+OOD, ECE = ("ood", "mean"), ("classification", "ece")
+LOG_P = (*OOD, "log_density", "auroc")
+MASS = (*OOD, "approximate_mass", "auroc")
+SETS = ("ood", "sets")
+# A sentence, with a group for each number, and (method, path in eval.json) of each.
+QUOTED = {
+    r"log p\(x\) is (\S+) for the classifier, (\S+) for NG-EBM .*? and (\S+) at 0.01": [
+        (method, *LOG_P) for method in ("classifier", "ng_ebm", "ng_ebm_0.01")
+    ],
+    r"difference is notMNIST \((\S+), (\S+) and (\S+)\);": [
+        (method, *SETS, "notmnist.npz", "scores", "log_density", "auroc")
+        for method in ("classifier", "ng_ebm", "ng_ebm_0.01")
+    ],
+    r"mass, reaches (\S+) at weights of 1 and is at chance \((\S+)\) at 0.01": [
+        ("ng_ebm", *MASS),
+        ("ng_ebm_0.01", *MASS),
+    ],
+    r"features of the plain classifier reach (\S+),": [
+        ("classifier", *OOD, "nearest_neighbour", "auroc")
+    ],
+    r"all three seeds \(ECE (\S+) %\)": [("ng_ebm", *ECE)],
+    r"calibrated after six epochs \((\S+) %\)": [("classifier", *ECE)],
+    r"both weights the ECE is (\S+) %, at a hundredth (\S+) %": [
+        ("ng_ebm_0.1", *ECE),
+        ("ng_ebm_0.01", *ECE),
+    ],
+    r"max p \((\S+)\), but detects worse .*? by log p\(x\) \((\S+)\)": [
+        ("hdge", *OOD, "max_log_prob", "auroc"),
+        ("hdge", *LOG_P),
+    ],
+    r"no better: ECE (\S+) %, and (\S+) % after a temperature against (\S+) %": [
+        ("hdge", *ECE),
+        ("hdge", "calibration", "temperature", "ece"),
+        ("classifier", "calibration", "temperature", "ece"),
+    ],
+    r"notMNIST \((\S+)\), .*? larger for interpolations \((\S+)\) and .*? \((\S+)\)": [
+        ("outlier_exposure", *SETS, name, "scores", "log_density", "auroc")
+        for name in ("notmnist.npz", "interpolation", "uniform")
+    ],
+    r"it is not calibrated \(ECE (\S+) %\), .*? \((\S+)\) does": [
+        ("jem_5", *ECE),
+        ("jem_5", *LOG_P),
+    ],
+    r"does not detect MNIST \((\S+)\) or Omniglot \((\S+)\)": [
+        ("jem_5", *SETS, f"{name}.npz", "scores", "log_density", "auroc")
+        for name in ("mnist", "omniglot_small")
+    ],
+}
+
+
+@pytest.mark.parametrize("sentence", QUOTED)
+def test_its_prose_quotes_the_committed_results(sentence):
+    """ECE in per cent, AUROC without a leading zero; means over seeds."""
+    results = photograph_tables.read_results(photographs.RESULTS / "fashion_mnist")
+    (quoted,) = re.findall(sentence, " ".join(README.split()))
+    expected = []
+    for method, *path in QUOTED[sentence]:
+        value = statistics.fmean(_at(seed, path) for seed in results[method])
+        is_auroc = path[-1] == "auroc"
+        expected.append(f"{value:.3f}" if is_auroc else f"{100 * value:.1f}")
+    quoted = [quoted] if isinstance(quoted, str) else quoted
+    assert [re.sub(r"^\.", "0.", number) for number in quoted] == expected
+
+
+def test_ng_ebm_differs_from_the_classifier_on_no_other_set():
+    """ "on each of the other four sets, NG-EBM differs from the classifier by less"."""
+    results = photograph_tables.read_results(photographs.RESULTS / "fashion_mnist")
+    assert "differs from the classifier by less than .02" in README
+    for name in set(results["classifier"][0]["ood"]["sets"]) - {"notmnist.npz"}:
+        path = (*SETS, name, "scores", "log_density", "auroc")
+        plain, *others = (
+            statistics.fmean(_at(seed, path) for seed in results[method])
+            for method in ("classifier", "ng_ebm", "ng_ebm_0.01")
+        )
+        assert all(abs(x - plain) < 0.02 for x in others), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ng_ebm_is_under_confident_after_each_epoch(seed):
+    path = photographs.RESULTS / "fashion_mnist" / f"ng_ebm-{seed}" / "curve.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 6
+    assert all(line["confidence"] < line["accuracy"] for line in lines)
+
+
+def _at(numbers, path):
+    for name in path:
+        numbers = numbers[name]
+    return numbers
+
+
 def test_tables_of_the_experiments_are_the_committed_ones():
     text = (ROOT / "experiments" / "README.md").read_text()
     assert (photographs.RESULTS / "fashion_mnist_ablation.md").read_text() in text
@@ -116,6 +208,22 @@ def test_the_shipped_models_are_of_its_table(name, run):
         del shipped[task]["settings"], results[task]["settings"]
         assert shipped[task] == results[task]
     assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
+
+
+@pytest.mark.parametrize("name", ["classifier", "ng_ebm", "jem"])
+def test_the_cards_of_the_shipped_models(name):
+    """They have the sets with AUROC, and sample only where there are chains."""
+    folder = ROOT / "ebmjax" / "pretrained" / f"fashion_mnist-{name}"
+    card = (folder / "README.md").read_text()
+    sets = json.loads((folder / "eval.json").read_text())["ood"]["sets"]
+    for key, found in sets.items():
+        auroc = found["scores"]["log_density"]["auroc"]
+        assert f"| {key.removesuffix('.npz')} | 2,000 | {auroc:.3f} |" in card
+    assert "| 2,000 |" in card and "| 200 |" in card and "crops or flips" in card
+    assert ("start=run.buffer[:10]" in card) == (name == "jem")
+    assert ("run.sample" in card) == (name == "jem")
+    assert ("does not detect mnist or omniglot_small" in card) == (name == "jem")
+    assert ("as an energy-based model" in card) == (name != "classifier")
 
 
 def test_the_shipped_model_samples_and_classifies():
