@@ -122,7 +122,9 @@ def gradient_norm(
 ) -> jax.Array | tuple[jax.Array, Any]:
     """‖dE/dx‖₂, the approximate mass with its sign turned.  [B, ...] -> [B].
 
-    The gamma term of NG-EBM (Piland et al., 2023). With `has_aux`, energy_fn(x) is
+    The gamma term of NG-EBM (Piland et al., 2023). The mean of its square is VERA's
+    penalty (Grathwohl et al., 2021), which is 0.1 ‖dE/dx‖² / 2: the objective's
+    `input_gradient` with a weight of 0.05. With `has_aux`, energy_fn(x) is
     (energies, aux) and the result (norms, aux): so the pass that gives the
     gradient can give logits for other terms too, and all may be differentiated.
     """

@@ -70,7 +70,9 @@ def sam(rho: float, *, adaptive: bool = False) -> Callable:
         e = rho w² g / ‖|w| g‖               adaptive (Kwon et al., 2021)
 
     Metrics and model state are those of the evaluation at w. Both evaluations see the
-    same batch, samples and dropout.
+    same batch, samples and dropout, and all terms of the objective; SADA-JEM's program
+    leaves its energy L2 term, of weight 0 by default, out of the second. Weight decay
+    belongs to the optimiser and is taken at w, as there.
     """
 
     def gradient(grad_fn, params):

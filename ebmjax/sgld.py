@@ -61,8 +61,13 @@ def sgld(
     the textbook dynamics, take ``noise_std=langevin_noise_std(step_size)``. JEM
     takes (1.0, 0.01), hence T = 5e-5: nearly gradient descent on the energy.
 
-    Both clips act entry by entry, 0 meaning none. They stabilise short chains (JEM++
-    and its successors take 1 and 1, without noise) and change the stationary law:
+    With ``noise_std=0`` (JEM++ and SADA-JEM, both clips being 1) there is no stationary
+    law to converge to: the chain is clipped gradient descent on E, and where it ends
+    depends on where it starts. Its samples differ by their starts, in a replay buffer
+    by the fresh ones, and not by chance on the way.
+
+    Both clips act entry by entry, 0 meaning none. They stabilise short chains, and with
+    noise they change the stationary law:
 
     * `clip_grad` replaces ∇E by a bounded field. Where E is a sum over entries,
       that is the gradient of an energy with linear tails, as Huber's loss has them,
