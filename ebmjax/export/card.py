@@ -219,11 +219,19 @@ def _measures(results) -> Iterable[tuple[str, str, str]]:
     for task in results:
         numbers = numbers_of(results, task) if task != "run" else None
         if numbers:
-            num = numbers.get("num_images")
-            num = num or numbers.get("scores", {}).get("num_samples")
+            text = _num_examples(task, numbers)
             for m in run_report.measures({task: numbers}):
-                rows[m.name] = _cell(m.name), m.text(), f"{num:,}" if num else ""
+                rows[m.name] = _cell(m.name), m.text(), text
     return [rows[m.name] for m in run_report.measures(results)]
+
+
+def _num_examples(task, numbers):
+    """Empty for a task of one's own that does not say it."""
+    if task == "samples":
+        num = numbers.get("scores", {}).get("num_samples")
+    else:
+        num = numbers.get("num_images")
+    return f"{num:,}" if isinstance(num, int) else ""
 
 
 class OODSet(NamedTuple):
