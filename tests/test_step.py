@@ -386,3 +386,53 @@ def test_a_gradient_function_that_evaluates_twice_does_not_sample_twice():
     flat = jax.tree.map(lambda x: x[0], batch)
     train_step.train_step(state, None, flat, KEY, **case._asdict())
     assert len(chains) == 1
+
+
+STABILISED = dict(
+    cross_entropy=1.0,
+    p_x=0.5,
+    energy_l2=0.3,
+    mean_energy_l2=0.2,
+    input_gradient=0.05,
+)
+
+
+@pytest.mark.parametrize("alone", ["", "energy_l2", "mean_energy_l2", "input_gradient"])
+def test_a_step_with_stabilisers_is_the_written_out_one(alone):
+    """One example at a time, at the samples that the step put into its buffer."""
+    weights = {alone: 0.4} if alone else STABILISED
+    chains = objectives.ChainSettings(num_steps=2, reinit_prob=0.0)
+    case = tiny.case(chains=chains, **weights).replace(optimizer=optax.sgd(0.1))
+    x, labels = tiny.batch(8)["image"], tiny.labels(8)
+    state = train_step.init_state(jax.random.key(1), x, *case, num_chains=8)
+    run = jax.jit(functools.partial(train_step.train_step, **case._asdict()))
+    batch = {"image": tiny.images(8), "label": labels}
+    after, metrics = run(state, None, batch, KEY)
+    samples = after.chains.samples if after.chains else x  # all eight of this step
+
+    def loss(params):
+        def energy(x):
+            return -jax.nn.logsumexp(case.recipe.network.apply(params, {}, x[None])[0])
+
+        logits = case.recipe.network.apply(params, {}, x)
+        data, model = jax.vmap(energy)(x), jax.vmap(energy)(samples)
+        slopes = jax.vmap(jax.grad(energy))(x)
+        values = {
+            "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(
+                logits, labels
+            ).mean(),
+            "p_x": data.mean() - model.mean(),
+            "energy_l2": (data**2).mean() + (model**2).mean(),
+            "mean_energy_l2": data.mean() ** 2 + model.mean() ** 2,
+            "input_gradient": (slopes**2).sum(axis=(1, 2, 3)).mean(),
+        }
+        values = {name: values[name] for name in weights}
+        return sum(weights[name] * value for name, value in values.items()), values
+
+    (total, values), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        state.params
+    )
+    for name, value in (values | {"loss": total}).items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    moved = jax.tree.map(lambda w, g: w - 0.1 * g, state.params, grads)
+    chex.assert_trees_all_close(after.params, moved, rtol=1e-4, atol=1e-6)
