@@ -1,8 +1,8 @@
 """The loop of github.com/wetliu/energy_ood on CIFAR-10: ten epochs at a low rate.
 
 Theirs fine-tunes a trained classifier on 80 Million Tiny Images, which were withdrawn;
-this trains from a random network with ImageNet at 32x32, and is the program's loop
-alone: outlier_exposure_cifar10.py trains from scratch for longer. Batches of 128 and
+this takes ImageNet at 32x32 and begins with a random network, for which its loop is
+too short (see configs/outlier_exposure_cifar10.py). Batches of 128 and
 256, all 50,000 images, margins -23 and -5 (its run.sh; the defaults of its train.py
 are -25 and -7). Its momentum is Nesterov's, its rate ends at 1e-6 (0 here). README:
 FPR95 from 33.0 to 3.3 %, mean of six sets.
