@@ -4,7 +4,8 @@
 
 JEM-k classifies after k SGLD steps from the input; the attack differentiates through
 the chain. The paper's curves use straight-through gradients, which are weaker and so
-show more robustness; others report 4.28 % for JEM under AutoAttack at L∞ 8/255.
+show more robustness; others report 4.28 % for JEM under AutoAttack at L∞ 8/255. The
+figure's other networks are adversarially trained, in L∞ and in L2 (Madry et al., 2018).
 """
 
 from ebmjax.eval.report import charts
@@ -15,8 +16,22 @@ from experiments.common import Spec, percent
 PARTS = ("attacks",)
 
 
+L2 = {"norm": "l2", "eps": 0.5, "step_size": 0.1}  # see configs/adversarial_cifar10.py
+ADVERSARIAL = {
+    Spec("adversarial"): "adversarial L∞ 8/255",
+    Spec(
+        "adversarial",
+        changes=tuple((f"adversarial.{key}", value) for key, value in L2.items()),
+    ): "adversarial L2 0.5",
+}
+
+
 def specs(small):
-    return [Spec("classifier"), Spec("jem")]
+    return [Spec("classifier"), Spec("jem"), *ADVERSARIAL]
+
+
+def label(spec):
+    return ADVERSARIAL.get(spec) or common.label(spec)
 
 
 def report(results):
@@ -24,7 +39,7 @@ def report(results):
     for norm, symbol in NORMS.items():
         curves = {}
         for spec, found in results.items():
-            name, attacks = common.label(spec), found.numbers["attacks"]
+            name, attacks = label(spec), found.numbers["attacks"]
             if norm not in attacks["norms"]:
                 continue
             clean = {"eps": 0.0, "eps_text": "0", "accuracy": attacks["clean_accuracy"]}
@@ -44,13 +59,14 @@ def report(results):
         axis = f"{symbol} eps, images in [0, 1]"
         pictures[norm] = charts.curves(points, axis, "accuracy")
     note = f"Of the first {attacks['num_images']} test images; refined classifiers"
-    note += f" of the first {_num_refined(attacks)}."
+    note += f" of the first {_num_refined(results)}."
     return common.Report(("attack", "classifier", "accuracy"), rows, pictures, note)
 
 
-def _num_refined(attacks):
-    counts = [x["num_images"] for x in attacks.get("refined", {}).values()]
-    return counts[0] if counts else 0
+def _num_refined(results):
+    attacks = [found.numbers["attacks"] for found in results.values()]
+    refined = [x for a in attacks for x in a.get("refined", {}).values()]
+    return max((x["num_images"] for x in refined), default=0)
 
 
 if __name__ == "__main__":
