@@ -81,7 +81,7 @@ def augment_batch(
     Indices are into `data`, or into what it has under the name of a nested batch.
 
     Every place in the batch of all devices has a key of its own, so the number of
-    devices changes nothing. With `plain`, only nested batches are augmented.
+    devices changes nothing. With `plain`, only a nested batch "labelled" is augmented.
     """
     streams = {name: part for name, part in batch.items() if isinstance(part, dict)}
     if "index" in batch:
@@ -101,5 +101,6 @@ def augment_batch(
             augment_fn=augment_fn,
             scaling=scaling,
             device=device,
+            plain=plain and name != "labelled",
         )
     return result

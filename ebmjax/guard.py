@@ -29,6 +29,11 @@ def init() -> Guard:
     return Guard(*moments, *(jnp.zeros((), jnp.int32) for _ in range(3)))
 
 
+def forget(guard: Guard) -> Guard:
+    """The guard without what it knows of recent steps; it still counts skipped ones."""
+    return init()._replace(num_skipped=guard.num_skipped)
+
+
 def is_bad(guard: Guard, values: jax.Array, sigma: float) -> jax.Array:
     """Whether a step with `values` [2], its loss and gradient norm, is bad.  -> []."""
     bound = guard.mean + sigma * jnp.sqrt(guard.variance)

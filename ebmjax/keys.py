@@ -183,6 +183,11 @@ KEYS = {
     "model.features": Key(
         (32, 32, 64, 64), "convnet, mlp: width of each layer", min=1, order="any"
     ),
+    "model.init_from": Key(
+        "",
+        "a trained model to start from: a run directory, a folder of ebmjax.export, an"
+        " ebmjax:// or hf:// address; '' is a random start",
+    ),
     "model.dtype": Key(
         "float32", "of the computation", choices=("float32", "bfloat16")
     ),
@@ -413,7 +418,9 @@ KEYS = {
     "eval.samples.num_chains": Key(
         250, "chains, all of which are scored; the papers: 50,000", min=2
     ),
-    "eval.samples.num_steps": Key(200, "SGLD steps from noise; JEM: 40,000", min=1),
+    "eval.samples.num_steps": Key(
+        200, "SGLD steps of fresh chains; JEM: 40,000", min=1
+    ),
     "eval.samples.num_reference": Key(10_000, "training images to compare with", min=2),
     "eval.samples.extractor": Key(
         "", "'' is this run; a run directory, or inception:FILE, gives the features"

@@ -209,7 +209,7 @@ def _metrics(p: Pass, needs):
 def _forward(params, model_state, batch, made, key, network, needs):
     """The pass that serves all terms.  -> Pass, model state."""
     labelled = batch.get("labelled", batch)
-    images = {}  # in the official order, which matters to batch statistics
+    images = {}
     if needs & {"data", "input_grad"} or ("labels" in needs and labelled is batch):
         images["data"] = batch["image"]
     if "samples" in needs:
@@ -225,18 +225,18 @@ def _forward(params, model_state, batch, made, key, network, needs):
 
     logits: Any = {}
     norms: Any = None
-    if "input_grad" in needs:
-        x, k_data = images.pop("data"), jax.random.fold_in(key, DATA_KEY)
-
-        def energy_fn(x):
-            logits, new = network.train(params, model_state, x, k_data)
-            return energy.from_logits(logits), (logits, new)
-
-        norms, (logits["data"], model_state) = losses.gradient_norm(
-            energy_fn, x, has_aux=True
-        )
-    rest, model_state = _logits(network, params, model_state, images, key)
-    logits |= rest
+    for i, names in enumerate(_passes(images, needs, network.per_example)):
+        x = jnp.concatenate([images[name] for name in names])
+        if names == ("data",) and "input_grad" in needs:
+            k = jax.random.fold_in(key, DATA_KEY)
+            norms, (together, model_state) = _with_gradient(
+                network, params, model_state, x, k
+            )
+        else:
+            k = key if network.per_example else jax.random.fold_in(key, i)
+            together, model_state = network.train(params, model_state, x, k)
+        ends = np.cumsum([len(images[name]) for name in names])[:-1]
+        logits |= zip(names, jnp.split(together, ends), strict=True)
     return Pass(
         logits=logits.get("data"),
         labelled_logits=logits.get("labelled", logits.get("data")),
@@ -249,17 +249,31 @@ def _forward(params, model_state, batch, made, key, network, needs):
     ), model_state
 
 
-def _logits(network, params, model_state, images, key):
-    """Logits of each set of images, in one pass if examples are independent."""
-    if not images:
-        return {}, model_state
-    if not network.per_example:
-        logits = {}
-        for i, (name, x) in enumerate(images.items()):
-            k = jax.random.fold_in(key, i)
-            logits[name], model_state = network.train(params, model_state, x, k)
-        return logits, model_state
-    x = jnp.concatenate(list(images.values()))
-    logits, model_state = network.train(params, model_state, x, key)
-    ends = np.cumsum([len(x) for x in images.values()])[:-1]
-    return dict(zip(images, jnp.split(logits, ends), strict=True)), model_state
+def _passes(images, needs, per_example):
+    """The sets of `images` that go through the network as one batch: tuples of names.
+
+    If examples are independent, all do but those whose gradient is needed. Under batch
+    norm every set is a batch of its own, as in the official programs, but for outliers,
+    which share the batch of the labelled images (Liu et al., 2020). That batch is the
+    last one, for its moments weigh most in those that evaluation uses.
+    """
+    alone = {"data"} if "input_grad" in needs else set()
+    if per_example:
+        passes = [tuple(alone), tuple(name for name in images if name not in alone)]
+        return [names for names in passes if names]
+    kinds = ("labelled", "data", "adversarial")
+    last = next((name for name in kinds if name in images), "")
+    shared = tuple(x for x in (last, "outliers") if x in images and x not in alone)
+    passes = [(name,) for name in images if name != last and name not in shared]
+    passes += [shared] if shared else []
+    return [*passes, (last,)] if last in alone else passes
+
+
+def _with_gradient(network, params, model_state, x, key):
+    """-> ‖dE/dx‖ [B], (logits, model state)."""
+
+    def energy_fn(x):
+        logits, new = network.train(params, model_state, x, key)
+        return energy.from_logits(logits), (logits, new)
+
+    return losses.gradient_norm(energy_fn, x, has_aux=True)

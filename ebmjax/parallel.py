@@ -170,6 +170,16 @@ def make(fn: Callable, *args, axes: Any) -> Any:
     return jax.jit(fn, out_shardings=shardings)(*args)
 
 
+def place_like(tree: Any, like: Any) -> Any:
+    """Puts a host's whole arrays where the arrays of `like`, of their shapes, are."""
+
+    def put(x, array):
+        x = np.asarray(x, array.dtype)
+        return jax.make_array_from_callback(x.shape, array.sharding, x.__getitem__)
+
+    return jax.tree.map(put, tree, like)
+
+
 def place(tree: Any, axes: Any = None) -> Any:
     """Puts a host's tree where `spmd` programs take it and leave it.
 

@@ -12,13 +12,16 @@ from ebmjax import (
     chain_starts,
     config,
     data,
+    hub,
     logit_queue,
     models,
     parallel,
     processes,
     replay,
+    rundir,
     runs,
     sizes,
+    stored,
     train_step,
 )
 from ebmjax import recipe as recipes
@@ -96,6 +99,32 @@ def make_plan(
             scaling=scaling,
             data_checksum=checksum,
         ),
+    )
+
+
+def start_state(plan: Plan) -> train_step.TrainState:
+    """The state at step 0: a fresh one, or with the variables of the trained model that
+    `config.model.init_from` names.
+
+    Raises what `runs.load` raises, and ValueError for a model of another network.
+    """
+    state, address = plan.make_state(), plan.config.model.init_from
+    if not address:
+        return state
+    shape = plan.splits.train.image.shape[1:]
+
+    def read():
+        folder = hub.locate(address).folder
+        c = rundir.read_config(folder)
+        variables = stored.read(folder, c.eval.checkpoint, bool(c.eval.ema), c)[1]
+        stored.check_variables(address, plan.recipe.network, variables, shape)
+        return variables
+
+    params, model_state = processes.on_every_process(read)
+    return state.replace(
+        params=parallel.place_like(params, state.params),
+        model_state=parallel.place_like(model_state, state.model_state),
+        ema=state.ema and parallel.place_like(params, state.ema),
     )
 
 

@@ -2,16 +2,19 @@
 
 import logging
 import math
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ebmjax import checkpoint, parallel, train_step, writers
+from ebmjax import checkpoint, guard, parallel, train_step, writers
 from ebmjax import plan as plans
 from ebmjax.facts import Facts, check_code
 
 MAX_SKIPS = 10  # steps in a row that may be skipped before going back
+# Keys that a resumed run may change, and that change what losses and gradients are.
+LOSS_KEYS = ("optimizer", "sgld", "hdge", "outliers", "adversarial")
 
 
 class Diverged(RuntimeError):
@@ -37,6 +40,19 @@ def check_skips(step: int, in_a_row: int) -> None:
     """Raises `Diverged` if skipping steps does not help."""
     if in_a_row >= MAX_SKIPS:
         raise Diverged(step, "the number of skipped steps in a row", in_a_row)
+
+
+def change_losses(keys: Iterable[str]) -> bool:
+    """Whether the losses after a change of these keys may be unlike those before."""
+    return any(key.split(".")[0] in LOSS_KEYS for key in keys)
+
+
+def forget_guard(state: train_step.TrainState) -> train_step.TrainState:
+    """The state with a guard that has seen no step, so that it cannot go on skipping
+    steps that are as they should be."""
+    if state.guard is None:
+        return state
+    return state.replace(guard=parallel.place(guard.forget(state.guard)))
 
 
 class Recovery:
@@ -70,7 +86,7 @@ class Recovery:
             check_host=self._check_facts,
         )
         if restored is None:
-            state = self.plan.make_state()
+            state = plans.start_state(self.plan)
             meter = writers.Meter({}, 0)
         else:
             state, host = restored
@@ -102,6 +118,7 @@ class Recovery:
         self._quarantine_checkpoint()
         self.count += 1
         state, meter = self.newest()
+        state = forget_guard(state)
         self.last_start = step = int(state.step)
         event = {
             "diverged_at": error.step,

@@ -180,8 +180,10 @@ def read_config(workdir: str | os.PathLike) -> Config:
 
 
 @contextlib.contextmanager
-def lock_workdir(workdir: str | os.PathLike, c: Config) -> Iterator[None]:
+def lock_workdir(workdir: str | os.PathLike, c: Config) -> Iterator[dict]:
     """Makes `workdir` the directory of the run `c`, for one program at a time.
+
+    Gives {key: (old, new)} of the keys that differ from those of the run that it holds.
 
     Raises ValueError if another program is training in it, which a bucket cannot
     tell, or if it holds a run whose `config.FIXED` keys differ from `c`; OSError if
@@ -189,6 +191,7 @@ def lock_workdir(workdir: str | os.PathLike, c: Config) -> Iterator[None]:
     """
     path = folder(workdir)
     is_first_process = jax.process_index() == 0
+    changes = {}
     with contextlib.ExitStack() as stack:
         if is_first_process:
             check_writable(workdir)
@@ -200,10 +203,11 @@ def lock_workdir(workdir: str | os.PathLike, c: Config) -> Iterator[None]:
                     " ended, or choose another --workdir"
                 ) from error
         if has_checkpoint(path) and (path / CONFIG).exists():
-            _check_changes(workdir, read_config(workdir), c)
+            changes = config.changes(read_config(workdir), c)
+            _check_changes(workdir, changes)
         if is_first_process:
             write(path / CONFIG, config.to_json(c))
-        yield
+        yield changes
 
 
 def has_checkpoint(path: epath.Path) -> bool:
@@ -214,8 +218,8 @@ def has_checkpoint(path: epath.Path) -> bool:
     )
 
 
-def _check_changes(workdir, old, new):
-    for key, (before, now) in config.changes(old, new).items():
+def _check_changes(workdir, changes):
+    for key, (before, now) in changes.items():
         if config.is_fixed(key):
             raise ValueError(
                 f"{workdir} holds a run with config.{key}={before!r}, not {now!r};"

@@ -13,6 +13,7 @@ import numpy as np
 from ebmjax import (
     augment,
     batching,
+    chain_starts,
     data,
     energy,
     hub,
@@ -46,6 +47,7 @@ class Run:
     buffer: np.ndarray | None
     num_blocks: int  # of the buffer: one a class if it was class-conditional
     sampler: sgld.SamplerFactory = sgld.JEM  # that of training
+    chain_init: Any = None  # the recipe's own chain starts
     tasks: Any = None  # the recipe's evaluation tasks
     data: Splits | None = None  # read from `config.data` if None
     facts: Facts | None = None
@@ -96,35 +98,35 @@ class Run:
     ) -> np.ndarray:
         """`n` chains after `steps` steps of the run's sampler.
 
-        Chains on E(x), or with labels [n] on E(x, y), from U(-1, 1) noise or from
-        `start` [n, ...]; as the sampler leaves them, which may be beyond [-1, 1].
+        Chains on E(x), or with labels [n] on E(x, y), from `start` [n, ...] or else
+        from `fresh_starts`; as the sampler leaves them, which may be beyond [-1, 1].
         Vectors come in the units of the data. The program is compiled once for each
         `n`; labels, key and the number of steps may change.  -> [n, ...].
 
-        Raises ValueError for labels that are not classes and for a `start` of
-        another shape.
+        Raises ValueError for labels that are not classes, for a `start` of another
+        shape, and without one if `fresh_starts` needs data that cannot be read.
         """
         for name, value, least in (("n", n, 1), ("steps", steps, 0)):
             if not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name} must be an integer >= {least}, not {value!r}")
         k_start, k_run = jax.random.split(key)
         shape = (n, *self.image_shape)
-        if start is None:
-            x = jax.random.uniform(k_start, shape, minval=-1.0, maxval=1.0)
-        elif np.shape(start) != shape:
-            raise ValueError(
-                f"start must be {list(shape)}, not {list(np.shape(start))}"
-            )
-        else:
-            x = self.to_float(np.asarray(start))
-        arrays = (np.asarray(x),)
         if labels is not None:
             labels = np.asarray(labels)
             if labels.shape != (n,) or labels.dtype.kind not in "iu":
                 found = f"{labels.dtype} {list(labels.shape)}"
                 raise ValueError(f"labels must be {n} integers, not {found}")
             energy.check_labels(labels, self.num_classes)
-            arrays += (labels.astype(np.int32),)
+            labels = labels.astype(np.int32)
+        if start is None:
+            x = self.fresh_starts(k_start, n, labels)
+        elif np.shape(start) != shape:
+            raise ValueError(
+                f"start must be {list(shape)}, not {list(np.shape(start))}"
+            )
+        else:
+            x = self.to_float(np.asarray(start))
+        arrays = (np.asarray(x),) if labels is None else (np.asarray(x), labels)
         x = batching.over_batches(
             self._sampling_program,
             (*self._variables, jnp.int32(steps)),
@@ -157,6 +159,46 @@ class Run:
             key=key,
             progress=progress,
         )
+
+    def fresh_starts(
+        self, key: jax.Array, n: int, labels: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Where `n` fresh chains start in training, by ``config.sgld.init``.
+
+        U(-1, 1) noise; or Gaussians with the moments of the training examples, of the
+        classes `labels` [n], or without labels of all classes in turn.  -> [n, ...] as
+        the network takes them. Raises ValueError if the training examples are needed
+        and cannot be read.
+        """
+        if labels is None:
+            labels = np.arange(n, dtype=np.int32) % self.num_classes
+        if self.chain_init is not None:
+            return np.asarray(self.chain_init(key, n, jnp.asarray(labels)))
+        init = self.config.sgld.init
+        if init == "uniform":
+            shape = (n, *self.image_shape)
+            return np.asarray(jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))
+        try:
+            train = self.splits().train
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(
+                f"chains of {self.workdir} start from Gaussians of its training data"
+                f" (config.sgld.init={init!r}), which cannot be read ({error}); pass"
+                " start=, for instance run.buffer[:n], or load the run with data="
+            ) from error
+        by_class = init == "class_gaussian"
+        most = int(np.bincount(labels).max())  # of one class
+        pool = chain_starts.pool(
+            int(jax.random.bits(key)),
+            train.image,
+            train.label if by_class else None,
+            size=self.num_classes * most if by_class else n,
+            num_classes=self.num_classes,
+            to_float=self.to_float,
+            bound=1.0 if train.image.ndim == 4 else None,
+        )
+        starts = chain_starts.from_pool(jnp.asarray(pool))
+        return np.asarray(starts(key, n, jnp.asarray(labels)))
 
     def splits(self) -> Splits:
         """The data that the run was trained on, its validation and its test set."""
@@ -302,6 +344,7 @@ def load_with_config(
         ),
         num_blocks=facts.num_blocks,
         sampler=complete.sampler,
+        chain_init=complete.chain_init,
         tasks=complete.tasks,
         data=data,
         ema=ema,

@@ -1,8 +1,9 @@
 """Sizes of batches, buffers and streams that must fit together."""
 
 import jax
+import numpy as np
 
-from ebmjax import data, parallel
+from ebmjax import augment, data, parallel
 from ebmjax import recipe as recipes
 from ebmjax.config import Config
 
@@ -31,6 +32,7 @@ def check_sizes(
         )
     if settings.objective.sampled:
         _check_buffer(c, settings)
+        _check_clip_x(c, splits)
 
 
 def _check_batch_size(key, size, num_examples, settings):
@@ -50,7 +52,8 @@ def _check_batch_size(key, size, num_examples, settings):
 
 def _check_streams(c, settings):
     """Raises ValueError for what only separate streams can have."""
-    if "labels" not in settings.objective.needs or _has_labelled_stream(c):
+    labelled = {"labels", "joint_samples", "adversarial"}
+    if not labelled & settings.objective.needs or _has_labelled_stream(c):
         return
     size = c.data.generative_batch_size
     if size not in (0, c.batch_size):
@@ -87,6 +90,21 @@ def _check_buffer(c, settings):
         raise ValueError(
             f"config.sgld.buffer_size is {size}: a device's block of {size // cells}"
             f" chains is smaller than its batch of {local_batch}"
+        )
+
+
+def _check_clip_x(c, splits):
+    """Raises ValueError for chains that are kept away from the data."""
+    bound = c.sgld.clip_x
+    if not bound or bound >= 1 and splits.scaling is None:
+        return
+    x = augment.to_float(splits.train.image, splits.scaling) if splits.scaling else 1.0
+    largest = float(np.max(np.abs(x)))
+    if bound < largest:
+        raise ValueError(
+            f"config.sgld.clip_x is {bound:g}, but the network takes training examples"
+            f" of up to {largest:.3g}, which chains cannot reach; set it to at least"
+            " that, or to 0"
         )
 
 

@@ -86,10 +86,13 @@ def fit(
     plan = plans.make_plan(config, recipe, data)
     with contextlib.ExitStack() as stack:
         stop_requests = stack.enter_context(signals.stop_requests())
-        stack.enter_context(rundir.lock_workdir(workdir, config))
+        changes = stack.enter_context(rundir.lock_workdir(workdir, config))
         checkpoints = stack.enter_context(_checkpoints(workdir, config.checkpoint))
         start = recovery.Recovery(plan, checkpoints, workdir)
         state, meter = start.newest()
+        # Process 0 compares with the old config before it writes the new one.
+        if not processes.all_agree(not recovery.change_losses(changes)):
+            state = recovery.forget_guard(state)
         writer = _writer(workdir, config, int(state.step), writers or ())
         stack.callback(writer.close)
         run_step = stack.enter_context(step_program(plan))

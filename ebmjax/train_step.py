@@ -217,13 +217,14 @@ def _make_examples(state, parts, k_chains, starts, recipe, settings):
     def make(buffer, numbered_part):
         i, part = numbered_part
         (k_draw,) = _part_keys(i, settings, k_chains)
+        # `draw_samples` splits this key in three, which are what 0 to 2 fold into it.
         made, metrics = {}, {}
         if settings.objective.sampled:
             made, buffer, metrics = objectives.draw_samples(
                 k_draw,
                 functools.partial(
                     logits_fn,
-                    key=jax.random.fold_in(k_draw, 2),
+                    key=jax.random.fold_in(k_draw, 3),
                     train_mode=settings.chains.train_mode,
                 ),
                 buffer,
@@ -235,7 +236,7 @@ def _make_examples(state, parts, k_chains, starts, recipe, settings):
                 chain_init=_chain_init(recipe, starts),
             )
         if "adversarial" in needs:
-            k_attack, k_dropout = jax.random.split(jax.random.fold_in(k_draw, 1))
+            k_attack, k_dropout = jax.random.split(jax.random.fold_in(k_draw, 4))
             labelled = part.get("labelled", part)
             attacked = functools.partial(logits_fn, key=k_dropout, train_mode=True)
             made["adversarial"] = recipe.attack(

@@ -55,9 +55,9 @@ VARIANTS = {
 def config_of(variant: str, args) -> ml_collections.ConfigDict:
     """Without the number of steps that the budget allows."""
     c = photographs.DATASETS[args.dataset]()
-    # Or clean images would be no different.
-    c.data.update(pad=max(c.data.pad, 2), noise_std=0.03)
     VARIANTS[variant](c)
+    # The same for all, and without it clean images would be no different.
+    c.data.update(pad=max(c.data.pad, 2), noise_std=0.03)
     photographs.evaluation(c)
     c.eval.tasks = ("classification", "calibration", "ood", "samples")
     c.eval.samples.num_chains = 1_000

@@ -97,3 +97,23 @@ def test_vectors_are_standardised():
     standardised = augment.to_float(x, scaling)
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(standardised.std(axis=0), 1, rtol=1e-4)
+
+
+def test_without_augmentation_for_p_x_outliers_have_none_either():
+    """Or noise alone would tell them from the data."""
+    x = np.full((2, 4, 4, 1), 100, np.uint8)
+    part = {"image": x, "label": np.zeros(2, np.int32)}
+    batch = part | {"labelled": part, "outliers": part}
+
+    def brighter(key, x):
+        return x + 1
+
+    for plain in (False, True):
+        found = augment.augment_batch(
+            jax.random.key(0), None, batch, augment_fn=brighter, plain=plain
+        )
+        images = {name: found[name]["image"] for name in ("labelled", "outliers")}
+        images["main"] = found["image"]
+        added = {k: float((v - augment.to_float(x)).mean()) for k, v in images.items()}
+        other = 0 if plain else 1
+        assert added == pytest.approx({"labelled": 1, "outliers": other, "main": other})

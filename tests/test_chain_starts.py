@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -5,7 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebmjax import augment, chain_starts, config, data, plan, recipe, replay
+from ebmjax import (
+    augment,
+    chain_starts,
+    config,
+    data,
+    plan,
+    recipe,
+    replay,
+    train,
+)
 
 KEY = jax.random.key(0)
 
@@ -181,3 +191,49 @@ def test_class_gaussians_do_not_read_hidden_labels():
         ).starts
         is not None
     )
+
+
+@pytest.mark.parametrize("init", ["class_gaussian", "gaussian", "uniform"])
+def test_a_trained_run_starts_fresh_chains_as_training_does(tmp_path, init):
+    c = small_config(**{"sgld.init": init, "num_steps": 1, "tensorboard": False})
+    run = train.fit(c, tmp_path)
+    x, label = run.splits().train
+    pixels = np.asarray(augment.to_float(x))
+    labels = np.repeat(np.array([3, 7], np.int32), 150)
+    starts = run.fresh_starts(KEY, 300, labels)
+    assert starts.shape == (300, 8, 8, 1) and np.abs(starts).max() <= 1
+    means = {k: pixels[label == k].mean(axis=0).ravel() for k in (3, 7)}
+    means["all"] = pixels.mean(axis=0).ravel()
+
+    def nearest(part):
+        found = part.mean(axis=0).ravel()
+        distances = {k: np.abs(found - mean).mean() for k, mean in means.items()}
+        return (
+            min(distances, key=distances.get) if min(distances.values()) < 0.1 else ""
+        )
+
+    found = nearest(starts[:150]), nearest(starts[150:])
+    expected = {"class_gaussian": (3, 7), "gaussian": ("all", "all")}
+    assert found == expected.get(init, ("", ""))
+    assert len({start.tobytes() for start in starts}) == 300
+    in_turn = nearest(run.fresh_starts(KEY, 300))
+    assert in_turn == ("" if init == "uniform" else "all")
+    np.testing.assert_array_equal(starts, run.fresh_starts(KEY, 300, labels))
+    assert np.array_equal(run.sample(KEY, 4, 0), run.sample(KEY, 4, 0))
+
+
+def test_without_the_data_a_run_asks_for_starts(tmp_path):
+    c = small_config(**{"num_steps": 1, "tensorboard": False})
+    run = train.fit(c, tmp_path)
+    away = dataclasses.replace(run, data=None, config=c.copy_and_resolve_references())
+    away.config.data.name = "moved.npz"
+    with pytest.raises(ValueError, match="pass start=, for instance run.buffer"):
+        away.sample(KEY, 4, 1)
+    assert away.sample(KEY, 4, 1, start=run.buffer[:4]).shape == (4, 8, 8, 1)
+
+
+def test_chain_starts_of_the_recipe_are_those_of_evaluation(tmp_path):
+    c = small_config(**{"num_steps": 1, "tensorboard": False})
+    own = recipe.Recipe(chain_init=lambda key, n, labels: jnp.full((n, 8, 8, 1), 0.25))
+    run = train.fit(c, tmp_path, recipe=own)
+    assert np.all(run.sample(KEY, 3, 0) == 0.25)

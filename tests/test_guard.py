@@ -11,7 +11,7 @@ import test_step
 import test_train
 import tiny
 
-from ebmjax import guard, parallel, runs, train, train_step, writers
+from ebmjax import guard, parallel, recovery, runs, train, train_step, writers
 from ebmjax.eval.evaluate import describe
 
 KEY = jax.random.key(3)
@@ -134,6 +134,42 @@ def test_a_run_that_only_skips_goes_back(tmp_path):
     assert event["term"] == "the number of skipped steps in a row"
     assert float(event["value"]) == 10
     assert run.recoveries == 1 and run.skipped == 0  # those before the return are gone
+
+
+def test_the_guard_forgets_steps_that_a_change_of_the_config_makes_unlike(tmp_path):
+    """Sharper minimisation raises the loss for good; such steps are not bad."""
+    c = test_train.small(recovery__skip_sigma=6.0, num_steps=4)
+    train.fit(c, tmp_path)
+    c.num_steps = 6
+    c.every.log = 1
+    train.fit(c, tmp_path)  # of what a loss is nothing has changed
+    assert test_train.state_of(tmp_path)[1]["guard"]["num_good"] == 6
+    c.optimizer.sam_rho = 0.1
+    c.num_steps = 8
+    train.fit(c, tmp_path)
+    assert test_train.state_of(tmp_path)[1]["guard"]["num_good"] == 2
+
+
+def test_going_back_forgets_recent_steps_and_no_skipped_ones():
+    seen = guard.Guard(jnp.ones(2), jnp.ones(2), *map(jnp.int32, (70, 12, 10)))
+    after = guard.forget(seen)
+    assert (after.num_good, after.num_skipped, after.skips_in_a_row) == (0, 12, 0)
+    assert not guard.is_bad(after, jnp.full(2, 1e6), 6.0)
+
+
+def test_a_change_of_level_that_goes_unnoticed_is_survived_by_going_back(
+    tmp_path, monkeypatch
+):
+    """With the moments of the checkpoint, skipping would begin again."""
+    monkeypatch.setattr(guard, "MIN_STEPS", 8)
+    monkeypatch.setattr(recovery, "LOSS_KEYS", ())
+    c = test_train.small(recovery__skip_sigma=20.0, objective__contrast=1.0)
+    c.hdge.queue_size = 400
+    train.fit(c, tmp_path)
+    c.hdge.temperature = 1e-3  # and the loss is a hundred times as large
+    c.num_steps = 40
+    run = train.fit(c, tmp_path)
+    assert (run.step, run.recoveries) == (40, 1)
 
 
 def test_the_guard_may_be_switched_on_and_off(tmp_path):

@@ -126,8 +126,8 @@ def test_batch_norm_sees_every_set_of_images_by_itself():
     total, aux = objectives.loss(
         params, stats, BATCH, drawn, KEY, network=network, objective=weights
     )
-    f_data, after = network.train(params, stats, BATCH["image"], KEY)
-    f_model, after = network.train(params, after, DRAWN["samples"], KEY)
+    f_model, after = network.train(params, stats, DRAWN["samples"], KEY)
+    f_data, after = network.train(params, after, BATCH["image"], KEY)
     expected = (
         optax.softmax_cross_entropy_with_integer_labels(f_data, BATCH["label"]).mean()
         - jax.nn.logsumexp(f_data, axis=-1).mean()
@@ -135,6 +135,69 @@ def test_batch_norm_sees_every_set_of_images_by_itself():
     )
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     chex.assert_trees_all_close(aux.model_state, after, rtol=1e-5)
+
+
+OTHER = tiny.batch(8, seed=7)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"p_x": 1.0},
+        {"p_x_y": 1.0},
+        {"p_x": 1.0, "energy_variance": 1.0, "approximate_mass": 1.0},
+        {"adversarial": 1.0},
+        {"p_x": 1.0, "p_x_y": 1.0, "adversarial": 1.0, "approximate_mass": 1.0},
+    ],
+    ids="-".join,
+)
+def test_evaluation_normalises_by_the_moments_of_labelled_images(weights, separate):
+    """0.9 of the running moments are those of the last pass."""
+    network = tiny.batch_norm_net()
+    params, stats = network.init(KEY, BATCH["image"])
+    batch = BATCH | {"labelled": OTHER} if separate else BATCH
+    drawn = DRAWN | {"adversarial": tiny.batch(8, seed=9)["image"]}
+    _, aux = objectives.loss(
+        params,
+        stats,
+        batch,
+        drawn,
+        KEY,
+        network=network,
+        objective=weighted(cross_entropy=1.0, **weights),
+    )
+
+    def mean(state):
+        return jax.tree.leaves(state)[0]  # of the first layer
+
+    def after(x):
+        return mean(network.train(params, stats, x, KEY)[1])
+
+    # The last pass has a weight of 0.9, and all before it together 0.1.
+    labelled = (OTHER if separate else BATCH)["image"]
+    earlier = [*drawn.values(), BATCH["image"]]
+    farthest = max(np.abs(after(x) - mean(stats)).max() / 0.9 for x in earlier)
+    found = mean(aux.model_state)
+    np.testing.assert_allclose(found, after(labelled), atol=0.1 * farthest)
+
+
+def test_outliers_are_normalised_with_the_labelled_images():
+    """As in the program of Liu et al., or the moments would tell them apart."""
+    network = tiny.batch_norm_net()
+    params, stats = network.init(KEY, BATCH["image"])
+    batch = BATCH | {"outliers": OTHER}
+    weights = weighted(cross_entropy=1.0, outliers=0.1)
+    _, aux = objectives.loss(
+        params, stats, batch, {}, KEY, network=network, objective=weights
+    )
+    both = jnp.concatenate([BATCH["image"], OTHER["image"]])
+    logits, after = network.train(params, stats, both, KEY)
+    chex.assert_trees_all_close(aux.model_state, after, rtol=1e-5)
+    energies = -jax.nn.logsumexp(logits[8:], axis=-1)
+    np.testing.assert_allclose(
+        aux.metrics["energy_outliers"], energies.mean(), rtol=1e-5
+    )
 
 
 def test_terms_without_weight_are_not_computed():

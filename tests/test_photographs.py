@@ -116,9 +116,7 @@ def test_the_configs_of_the_ablation_can_work(dataset, variant):
     c = ablation.config_of(variant, args)
     clean = variant.endswith("clean")
     assert c.data.generative_augment != clean and c.data.separate_streams == clean
-    assert c.data.pad > 0 and c.data.noise_std == (
-        0.0 if "5 steps" in variant else 0.03
-    )
+    assert c.data.pad > 0 and c.data.noise_std == 0.03
     assert bool(c.eval.samples.extractor) == (variant != "classifier")
 
 

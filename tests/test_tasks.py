@@ -217,7 +217,7 @@ def test_samples_numbers_and_pictures(run):
     assert "error" not in numbers, numbers
     start, *_, end = numbers["trace"]["median"]
     assert len(numbers["trace"]["median"]) == 5 and end < start
-    assert numbers["mean_energy"]["chains"] < numbers["mean_energy"]["noise"]
+    assert numbers["mean_energy"]["chains"] < numbers["mean_energy"]["starts"]
     scores = numbers["scores"]
     assert set(scores["sets"]) == {"test", "chains", "buffer"}
     assert (scores["num_samples"], scores["num_reference"]) == (20, 60)

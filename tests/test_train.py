@@ -402,6 +402,15 @@ def test_another_runs_directory_is_refused_and_left_as_it_is(tmp_path):
         (dict(data__generative_batch_size=64), "all terms share one batch"),
         (dict(data__generative_augment=False), "share the batch of the others"),
         (
+            dict(
+                objective__cross_entropy=0.0,
+                objective__adversarial=1.0,
+                data__generative_augment=False,
+            ),
+            "share the batch of the others",
+        ),
+        (dict(objective__p_x=1.0, sgld__clip_x=0.9), "clip_x is 0.9, .* up to 1,"),
+        (
             dict(data__generative_batch_size=30, data__separate_streams=True),
             "config.data.generative_batch_size of 30 does not divide",
         ),

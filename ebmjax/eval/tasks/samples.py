@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from ebmjax import runs
-from ebmjax.eval import calibration, ood, sample_scores, samples
+from ebmjax.eval import calibration, sample_scores, samples
 from ebmjax.eval.report import charts, glossary, page
 from ebmjax.eval.result import (
     COLUMNS,
@@ -24,6 +24,12 @@ from ebmjax.eval.result import (
 from ebmjax.eval.task import Column, Measure, Task, Verdict, format_number
 
 PER_CLASS = 5  # images a class at each end
+STARTS = {
+    "uniform": "uniform noise",
+    "gaussian": "a Gaussian of the training images",
+    "class_gaussian": "Gaussians of the classes",
+    "own": "the recipe's own starts",
+}
 
 
 def compute(run: runs.Run, progress: Progress) -> Result:
@@ -45,7 +51,7 @@ def compute(run: runs.Run, progress: Progress) -> Result:
         images["buffer"] = to_uint8(run.buffer[order[: c.num_chains]])
 
     progress("energies")
-    energies = {"test": run.energy(splits.test.image), "noise": run.energy(start)}
+    energies = {"test": run.energy(splits.test.image), "starts": run.energy(start)}
     energies |= {name: run.energy(x) for name, x in images.items()}
     progress("nearest training images")
     kind = "buffer" if "buffer" in images else "chains"
@@ -62,6 +68,7 @@ def compute(run: runs.Run, progress: Progress) -> Result:
         "num_chains": c.num_chains,
         "num_diverged": int(np.sum(~finite)),  # and left out
         "num_steps": c.num_steps,
+        "init": "own" if run.chain_init else run.config.sgld.init,
         "step_size": run.config.sgld.step_size,
         "noise_std": run.config.sgld.noise_std,
         "mean_energy": {name: float(np.mean(e)) for name, e in energies.items()},
@@ -78,13 +85,12 @@ def compute(run: runs.Run, progress: Progress) -> Result:
 
 
 def _chains(run, num, progress, labels=None):
-    """Where `num` chains start, U(-1, 1), and the chains: on p(x), or p(x | y)."""
+    """Where `num` fresh chains start, and the chains: on p(x), or p(x | y)."""
     c = run.config.eval.samples
     name = "chains" if labels is None else "class chains"
-    shape = (num, *run.image_shape)
-    start = np.asarray(ood.uniform_noise(key(run, f"start of {name}"), shape))
+    start = run.fresh_starts(key(run, f"start of {name}"), num, labels)
 
-    def from_noise(model, key, start, labels=None):
+    def from_start(model, key, start, labels=None):
         return samples.chains(
             key,
             functools.partial(model.energy, labels=labels),
@@ -94,7 +100,7 @@ def _chains(run, num, progress, labels=None):
         )
 
     arrays = (start,) if labels is None else (start, labels)
-    return start, run.map(from_noise, *arrays, key=key(run, name), progress=progress)
+    return start, run.map(from_start, *arrays, key=key(run, name), progress=progress)
 
 
 def _extremes(run, log_density, columns):
@@ -149,8 +155,9 @@ def measures(numbers: dict) -> list[Measure]:
 
 
 def section(numbers: dict, folder: epath.Path) -> page.Section:
+    start = STARTS[numbers.get("init", "uniform")]
     steps = (
-        f"from noise, {numbers['num_steps']} SGLD steps of size"
+        f"from {start}, {numbers['num_steps']} SGLD steps of size"
         f" {numbers['step_size']:g}, noise {numbers['noise_std']:g}."
     )
     columns = f"Columns: {', '.join(numbers['class_columns'])}."
@@ -188,8 +195,8 @@ def _picture_panels(folder, texts):
 
 def _energy_panels(numbers, folder):
     energies, trace = page.load_arrays(folder / "energies.npz"), numbers["trace"]
-    order = [name for name in ("test", "buffer", "chains", "noise") if name in energies]
-    of_sets = {name: energies[name] for name in order}
+    order = ("test", "buffer", "chains", "starts", "noise")  # the last of old runs
+    of_sets = {name: energies[name] for name in order if name in energies}
     return (
         page.figure_panel(
             charts.histograms(of_sets, "energy E(x), nats"),
