@@ -4,9 +4,10 @@
 
 Liu et al. (2020): the share of OOD images accepted with 95 % of the test images falls
 from 33.0 to 3.3 %, mean of six sets (as their code's README has it). They fine-tune a
-trained classifier for 10 epochs, with 80 Million Tiny Images, which were withdrawn;
-here one training of 100 epochs of 351 steps has all terms. Weight and margins are read
-in their code; network, batches and schedule are recalled.
+trained classifier for 10 epochs, as configs/official/outlier_exposure_cifar10.py does,
+with 80 Million Tiny Images, which were withdrawn; here one training of 100 epochs of
+351 steps has all terms. Network, batches, weight and the margins (the defaults of its
+train.py) are read in their code; the number of epochs is that of their classifiers.
 """
 
 from ebmjax import presets

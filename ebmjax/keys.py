@@ -256,6 +256,7 @@ KEYS = {
     "optimizer.b1": Key(0.9, "adam, adamw", min=0, below=1),
     "optimizer.b2": Key(0.999, "adam, adamw", min=0, below=1),
     "optimizer.momentum": Key(0.9, "sgd", min=0, below=1),
+    "optimizer.nesterov": Key(False, "sgd: Nesterov's momentum"),
     "optimizer.clip_norm": Key(
         0.0, "bound on the gradient's global norm; 0 is none", min=0
     ),

@@ -46,6 +46,7 @@ def optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     momentum: float = 0.9,
+    nesterov: bool = False,
 ) -> optax.GradientTransformation:
     """One of `NAMES`. "adam" and "sgd" decay weights by L2 in the gradient, as
     PyTorch's do; "adamw" decouples it. All of them work entry by entry, so that a
@@ -55,7 +56,7 @@ def optimizer(
     optimizers = {
         "adam": lambda: optax.chain(l2, optax.adam(learning_rate, b1, b2)),
         "adamw": lambda: optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay),
-        "sgd": lambda: optax.chain(l2, optax.sgd(learning_rate, momentum)),
+        "sgd": lambda: optax.chain(l2, optax.sgd(learning_rate, momentum, nesterov)),
     }
     return optimizers[name]()
 

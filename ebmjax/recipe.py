@@ -173,6 +173,7 @@ def optimizer(c: Any) -> optax.GradientTransformation:
         b1=o.b1,
         b2=o.b2,
         momentum=o.momentum,
+        nesterov=o.nesterov,
     )
 
 

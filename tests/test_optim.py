@@ -43,6 +43,7 @@ def first_update(name, **kwargs):
         ("adamw", dict(weight_decay=0.5), -0.1 - 0.1 * 0.5 * 2),
         ("adam", dict(weight_decay=0.5), -0.1),  # inside the gradient it only rescales
         ("sgd", {}, -0.3),
+        ("sgd", dict(nesterov=True), -0.1 * (3 + 0.9 * 3)),
         ("sgd", dict(weight_decay=0.5), -0.1 * (3 + 0.5 * 2)),
     ],
 )
