@@ -4,7 +4,8 @@
 
 Madry et al. (2018): 87.3 % accuracy, 45.8 % under PGD of 20 steps (quoted from memory,
 not verified). 80,000 steps, rate times 0.1 at 40,000 and 60,000 as in their program,
-whose attack takes 10 steps: configs/official/adversarial_cifar10.py. For L2: --config.adversarial.norm=l2 --config.adversarial.eps=0.5
+whose attack takes 10 steps: configs/official/adversarial_cifar10.py. For L2:
+--config.adversarial.norm=l2 --config.adversarial.eps=0.5
 --config.adversarial.step_size=0.1
 """
 
