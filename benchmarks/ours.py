@@ -42,9 +42,10 @@ def build(case, method="shard_map"):
         "label": rng.integers(cases.NUM_CLASSES, size=cases.NUM_IMAGES, dtype=np.int32),
     }
     x = np.zeros((1, 32, 32, 3), np.float32)
-    state = train_step.init_state(
-        jax.random.key(0), x, **recipe_and_settings, num_chains=cases.NUM_CHAINS
+    init = functools.partial(
+        train_step.init_state, **recipe_and_settings, num_chains=cases.NUM_CHAINS
     )
+    state = jax.jit(init)(jax.random.key(0), x)  # or every operation keeps its memory
     if state.chains is not None:
         chains = state.chains.samples.reshape(jax.device_count(), -1, *x.shape[1:])
         state = state.replace(chains=state.chains._replace(samples=chains))
