@@ -1,11 +1,11 @@
-"""The fine-tuning of github.com/wetliu/energy_ood on CIFAR-10: ten epochs at a low
+r"""The fine-tuning of github.com/wetliu/energy_ood on CIFAR-10: ten epochs at a low
 rate, from a trained classifier, which --config.model.init_from names.
 
-    C=configs/official/outlier_exposure_cifar10.py
-    python -m ebmjax.main --config=$C --workdir=runs/classifier \
+    python -m ebmjax.main --config=configs/official/outlier_exposure_cifar10.py \
         --config.objective.outliers=0 --config.num_steps=39100 \
-        --config.optimizer.learning_rate=0.1
-    python -m ebmjax.main --config=$C --config.model.init_from=runs/classifier
+        --config.optimizer.learning_rate=0.1 --workdir=runs/classifier
+    python -m ebmjax.main --config=configs/official/outlier_exposure_cifar10.py \
+        --config.model.init_from=runs/classifier
 
 Theirs takes outliers from 80 Million Tiny Images, which were withdrawn; this takes
 ImageNet at 32x32. Batches of 128 and 256, all 50,000 images, margins -23 and -5 (its
