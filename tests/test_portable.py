@@ -227,7 +227,7 @@ def test_code_of_a_recipe_is_given_again(tmp_path):
 def test_all_that_a_run_holds_is_stored(run):
     """A new field of `Run` has to be stored, or made from what is."""
     made = "config workdir image_shape class_names model num_blocks sampler tasks data"
-    made += " ood_sets has_model"
+    made += " chain_init ood_sets has_model"
     fields = {field.name for field in dataclasses.fields(run)} - {*made.split(), "ema"}
     found, _ = stored.read(run.workdir, "last", False, run.config)
     assert fields - set(found) == {"quantiles"}

@@ -135,9 +135,12 @@ def jem_loss(model, x, x_model, x_labelled, labels):
 
 
 def joint_loss(model, x, x_model, labels):
-    """-log p(x | y) by contrast with x_model, chains at the same labels."""
-    data = log_p(model, x, labels).mean()
-    return log_p(model, x_model, labels).mean() - data
+    """-log p(x | y) by contrast with x_model, chains at the same labels.
+
+    The data come last, by whose moments evaluation normalises.
+    """
+    chains = log_p(model, x_model, labels).mean()
+    return chains - log_p(model, x, labels).mean()
 
 
 def ng_ebm_loss(model, x, labels, *, beta=1.0, gamma=1.0):
