@@ -25,7 +25,7 @@ import ml_collections
 import numpy as np
 
 import ebmjax
-from ebmjax import config, config_file, recovery, rundir, writers
+from ebmjax import config, config_file, presets, recovery, rundir, writers
 
 VARIANTS = {  # keys that differ from JEM's
     "JEM": {},
@@ -47,7 +47,8 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "stability.json"
 
 
 def config_of(variant: str, seed: int, args) -> ml_collections.ConfigDict:
-    c = config_file.load_config("jem_cifar10:small")
+    c = config_file.load_config("jem_cifar10")
+    presets.small(c)  # and JEM's own chains
     c.model.update(name="convnet", features=(8, 16, 16))
     c.batch_size, c.sgld.buffer_size = 16, 500
     c.optimizer.update(warmup_steps=0, decay="constant", boundaries=())
