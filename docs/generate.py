@@ -41,7 +41,8 @@ def write_all(folder: pathlib.Path) -> None:
     pages = {
         "keys": keys(),
         "digits": digits.table(json.loads(digits.RESULTS.read_text())),
-        "fashion_mnist": fashion_mnist(RESULTS / "fashion_mnist.md"),
+        "fashion_mnist": photographs(RESULTS / "fashion_mnist.md"),
+        "cifar10": photographs(RESULTS / "cifar10.md"),
     }
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text + "\n")
@@ -61,7 +62,7 @@ def keys() -> str:
     return "\n\n".join(sections)
 
 
-def fashion_mnist(path: pathlib.Path) -> str:
+def photographs(path: pathlib.Path) -> str:
     """The tables, in small type."""
     text = path.read_text() if path.exists() else "Not measured yet."
     return f"::::{{container}} numbers\n\n{text}\n::::"

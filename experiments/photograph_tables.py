@@ -26,7 +26,7 @@ TITLES = {
 
 
 HISTOGRAMS, COSTS = "histograms.json", "costs.json"
-PICTURED = ("classifier", "ng_ebm_0.01", "hdge", "jem_5")  # by `draw_ood`
+PICTURED = ("classifier", "ng_ebm_0.01", "hdge", "jem_5", "sada_jem")  # by `draw_ood`
 CURVES = ("classifier", "ng_ebm", "ng_ebm_0.01", "hdge", "jem_5")  # by `draw`
 CURVES += ("jem", "sada_jem", "outlier_exposure", "adversarial")
 NUM_CURVES = 6  # the first of these methods that have results
@@ -35,6 +35,9 @@ SETS = {  # OOD sets, by the stem of their names
     "kmnist": "KMNIST",
     "notmnist": "notMNIST",
     "omniglot_small": "Omniglot",
+    "gtsrb32": "traffic signs",
+    "gtsrb32_jpeg75": "traffic signs (JPEG 75)",
+    "tiny_imagenet32": "Tiny ImageNet",
     "interpolation": "interpolations",
     "uniform": "uniform noise",
     "test": "test images",
@@ -108,7 +111,7 @@ ROWS = [
     Row("PGD, L∞ 2/255, %", "{:.1%}", _eps("linf", "2/255")),
     Row("PGD, L∞ 8/255, %", "{:.1%}", _eps("linf", "8/255")),
     Row("PGD, L2 0.5, %", "{:.1%}", _eps("l2", "0.5")),
-    Row("Fréchet distance of the buffer", "{:.0f}", _buffer_distance),
+    Row("Fréchet distance of the buffer", "{:.3g}", _buffer_distance),
 ]
 SCORES = {
     "log_density": "log p(x)",

@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from ebmjax import config, data, plan, presets, rundir, writers
 from ebmjax import train as train_loop
@@ -222,8 +223,9 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> None:
     counts = histograms(np.load(workdir / "eval" / "ood_scores.npz"))
     (folder / tables.HISTOGRAMS).write_text(json.dumps(counts) + "\n")
     pictures = sorted((workdir / "samples").glob("*.png"))
-    if pictures:
-        shutil.copy(pictures[-1], folder / "samples.png")
+    if pictures:  # in few colours, for the repository keeps it
+        image = Image.open(pictures[-1]).convert("RGB").quantize(128)
+        image.save(folder / "samples.png", optimize=True)
 
 
 def main():

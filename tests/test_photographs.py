@@ -56,7 +56,7 @@ def test_a_row_is_the_mean_over_seeds_and_their_deviation():
         "ECE under corruptions, %": "20.0 ± 0.0",
         "AURC, max p, %": "1.25 ± 0.00",
         "PGD, L∞ 8/255, %": "12.5 ± 0.0",
-        "Fréchet distance of the buffer": "850 ± 71",
+        "Fréchet distance of the buffer": "850 ± 70.7",
         "AUROC, mean, log p(x)": "0.650 ± 0.071",
         "AUROC, mean, max p": "0.650 ± 0.071",
         "AUROC, mean, approximate mass": "0.650 ± 0.071",

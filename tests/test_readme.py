@@ -78,8 +78,9 @@ def test_every_file_that_it_names_is_there():
         assert find_config(name)
 
 
-def test_its_table_is_that_of_the_committed_results():
-    results = photograph_tables.read_results(photographs.RESULTS / "fashion_mnist")
+@pytest.mark.parametrize("dataset", photographs.DATASETS)
+def test_its_tables_are_those_of_the_committed_results(dataset):
+    results = photograph_tables.read_results(photographs.RESULTS / dataset)
     assert photograph_tables.table(results, photograph_tables.HEADLINE) in README
 
 
