@@ -104,7 +104,8 @@ def make_plan(
 
 def start_state(plan: Plan) -> train_step.TrainState:
     """The state at step 0: a fresh one, or with the variables of the trained model that
-    `config.model.init_from` names.
+    `config.model.init_from` names. Vectors are standardised by the moments of the new
+    training set, not by those of the old one.
 
     Raises what `runs.load` raises, and ValueError for a model of another network.
     """

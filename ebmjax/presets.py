@@ -230,7 +230,7 @@ def smoke(c: Config) -> None:
 
 def small_with_short_chains(c: Config) -> None:
     """`small`, and five clipped steps from class Gaussians instead of JEM's twenty from
-    noise: a third of the cost, and better samples after as much time
+    noise: a third of the cost, and better samples after as much time on Fashion-MNIST
     (experiments/README.md, "Runs of equal cost"). JEM's own are
     `--config.sgld.num_steps=20 --config.sgld.noise_std=0.01 --config.sgld.init=uniform
     --config.sgld.clip_grad=0 --config.sgld.clip_x=0`.
@@ -238,7 +238,7 @@ def small_with_short_chains(c: Config) -> None:
     small(c)
     if c.objective.p_x and not c.sgld.clip_grad:
         c.sgld.update(num_steps=5, noise_std=0.0, clip_grad=1.0, clip_x=1.0)
-        c.sgld.init = "gaussian" if c.data.labels_per_class else "class_gaussian"
+        c.sgld.init = "class_gaussian"
 
 
 VARIANTS = {

@@ -52,7 +52,8 @@ def forget_guard(state: train_step.TrainState) -> train_step.TrainState:
     steps that are as they should be."""
     if state.guard is None:
         return state
-    return state.replace(guard=parallel.place(guard.forget(state.guard)))
+    fresh = guard.forget(jax.device_get(state.guard))
+    return state.replace(guard=parallel.place(jax.device_get(fresh)))
 
 
 class Recovery:

@@ -167,11 +167,12 @@ class Run:
 
         U(-1, 1) noise; or Gaussians with the moments of the training examples, of the
         classes `labels` [n], or without labels of all classes in turn.  -> [n, ...] as
-        the network takes them. Raises ValueError if the training examples are needed
-        and cannot be read.
+        the network takes them. Raises ValueError for labels that are not classes, and
+        if the training examples are needed and cannot be read.
         """
         if labels is None:
             labels = np.arange(n, dtype=np.int32) % self.num_classes
+        energy.check_labels(labels, self.num_classes)
         if self.chain_init is not None:
             return np.asarray(self.chain_init(key, n, jnp.asarray(labels)))
         init = self.config.sgld.init
@@ -186,10 +187,11 @@ class Run:
                 f" (config.sgld.init={init!r}), which cannot be read ({error}); pass"
                 " start=, for instance run.buffer[:n], or load the run with data="
             ) from error
+        k_pool, k_rows = jax.random.split(key)
         by_class = init == "class_gaussian"
         most = int(np.bincount(labels).max())  # of one class
         pool = chain_starts.pool(
-            int(jax.random.bits(key)),
+            int(jax.random.bits(k_pool)),
             train.image,
             train.label if by_class else None,
             size=self.num_classes * most if by_class else n,
@@ -198,7 +200,7 @@ class Run:
             bound=1.0 if train.image.ndim == 4 else None,
         )
         starts = chain_starts.from_pool(jnp.asarray(pool))
-        return np.asarray(starts(key, n, jnp.asarray(labels)))
+        return np.asarray(starts(k_rows, n, jnp.asarray(labels)))
 
     def splits(self) -> Splits:
         """The data that the run was trained on, its validation and its test set."""

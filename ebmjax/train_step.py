@@ -217,7 +217,7 @@ def _make_examples(state, parts, k_chains, starts, recipe, settings):
     def make(buffer, numbered_part):
         i, part = numbered_part
         (k_draw,) = _part_keys(i, settings, k_chains)
-        # `draw_samples` splits this key in three, which are what 0 to 2 fold into it.
+        # `draw_samples` uses split(k_draw, 3), whose keys are fold_in's of 0, 1 and 2.
         made, metrics = {}, {}
         if settings.objective.sampled:
             made, buffer, metrics = objectives.draw_samples(

@@ -48,7 +48,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "stability.json"
 
 def config_of(variant: str, seed: int, args) -> ml_collections.ConfigDict:
     c = config_file.load_config("jem_cifar10")
-    presets.small(c)  # and JEM's own chains
+    presets.small(c)  # which keeps the chains of the paper
     c.model.update(name="convnet", features=(8, 16, 16))
     c.batch_size, c.sgld.buffer_size = 16, 500
     c.optimizer.update(warmup_steps=0, decay="constant", boundaries=())

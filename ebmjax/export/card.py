@@ -62,7 +62,7 @@ run.log_density(x)  # up to a constant; larger is likelier by the model
 {% if samples and chains -%}
 run.sample(jax.random.key(0), n=10, steps=20, start=run.buffer[:10])
 {% elif samples -%}
-run.sample(jax.random.key(0), n=10, steps=20)  # from uniform noise
+run.sample(jax.random.key(0), n=10, steps=20)  # from {{ starts }}
 {% endif -%}
 ```
 
@@ -179,6 +179,9 @@ def write(
         picture=portable.PICTURE if portable.PICTURE in files else "",
         preferred=" or ".join(preferred),
         samples=bool(trained & {"p_x", "p_x_y"}),
+        starts="uniform noise"
+        if run.config.sgld.init == "uniform" and run.chain_init is None
+        else "starts as in training; they may need its data",
         shifted=bool(numbers_of(results, "shift")),
         density=metadata["log_density"],
         quantiles=_quantiles(metadata["log_density"]),
