@@ -72,6 +72,16 @@ def test_two_processes_that_were_interrupted_are_one(alone, together):
     assert_same_run(alone, together)
 
 
+def test_two_processes_forget_recent_steps_together(tmp_path):
+    """Of a config that changes what the loss is: only process 0 need have seen it."""
+    flags = ["--config.recovery.skip_sigma=50", NO_EVAL]
+    two = dict(devices=2, processes=2)
+    programs.run(tmp_path, "--config.num_steps=4", *flags, **two)
+    flags.append("--config.optimizer.sam_rho=0.01")
+    programs.run(tmp_path, "--config.num_steps=6", *flags, **two)
+    assert state_of(tmp_path)[1]["guard"]["num_good"] == 2
+
+
 def test_two_processes_evaluate_as_one(alone, together):
     c = digits_mlp.get_config()
     found = evaluation.evaluate(

@@ -151,6 +151,15 @@ def test_a_run_is_not_overwritten_and_a_folder_is_replaced(workdir, run, folder)
     assert not (folder / "chains.npz").exists()
     assert not (folder / "samples.png").exists()
     assert ebmjax.load(folder).buffer is None
+    assert "steps=20)  # from uniform noise" in (folder / "README.md").read_text()
+
+
+def test_a_card_does_not_promise_noise_where_chains_start_from_data(run, tmp_path):
+    c = run.config.copy_and_resolve_references()
+    c.sgld.init = "gaussian"
+    export.save(dataclasses.replace(run, config=c), tmp_path / "out", num_chains=0)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "from starts as in training; they may need its data" in card
 
 
 def test_an_unknown_ending_is_refused(run, tmp_path):
